@@ -1,0 +1,173 @@
+"""Aggregates: what is computed of the rows of a group.
+
+Each aggregate has three parts, so that a stream can compute it piece by piece and a batch in one go, with the same
+result: *partial* turns rows into a small state, *merge* joins two states, *final* turns the state into the value.
+
+    aggregate            state                         final
+    count                n                             n
+    sum of integers      sum in 128 bits, n            sum, null if n = 0; error beyond 64 bits
+    sum of floats        sum, n                        sum, null if n = 0
+    mean                 as sum                        sum / n
+    min, max             the value                     the value; NaN is the greatest
+    first, last (by)     order, value                  the value
+    var, std             n, mean, m2                   m2 / (n - ddof), its root; null if n <= ddof
+    n_unique             the distinct values           how many; nulls are not counted
+    quantile             the values                    sorted, linear interpolation
+
+Nulls are ignored by all but ``count()``. var and std merge as in Chan, Golub and LeVeque, "Updating formulae and a
+pairwise algorithm for computing sample variances" (1979).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from millstream.flows.expression import Expression, col
+from millstream.flows.inference import infer
+from millstream.flows.kinds import (
+    BOOLEAN,
+    DURATION,
+    FLOAT,
+    INTEGER,
+    is_number,
+    is_ordered,
+)
+from millstream.primitives.errors import PlanError
+
+_SUMMED = (INTEGER, FLOAT, DURATION)
+
+
+@dataclass(frozen=True)
+class Aggregate:
+    """One aggregate: its function, what it is of, and its constants. Immutable."""
+
+    function: str
+    of: Expression | None = None
+    by: Expression | None = None
+    q: float | None = None
+    ddof: int | None = None
+
+    def text(self) -> str:
+        """Return the canonical text: equal texts mean equal aggregates."""
+        parts = [] if self.of is None else [self.of.text()]
+        parts += [] if self.by is None else [f"by={self.by.text()}"]
+        parts += [] if self.q is None else [f"q={self.q!r}"]
+        parts += [] if self.ddof is None else [f"ddof={self.ddof}"]
+        return f"{self.function}({', '.join(parts)})"
+
+    def substituted(self, *, of: Expression | None, by: Expression | None) -> Aggregate:
+        """Return the same aggregate of other expressions."""
+        return replace(self, of=of, by=by)
+
+
+def count(of: str | Expression | None = None) -> Aggregate:
+    """Count rows, or the values of ``of`` that are not null. Never null."""
+    return Aggregate("count", None if of is None else _expression(of))
+
+
+def sum(of: str | Expression) -> Aggregate:
+    """Add up numbers or durations; the sum of nothing is null; integers beyond 64 bits are an error."""
+    return Aggregate("sum", _expression(of))
+
+
+def mean(of: str | Expression) -> Aggregate:
+    """Return the arithmetic mean as a float; exact sums for integers; null of nothing."""
+    return Aggregate("mean", _expression(of))
+
+
+def min(of: str | Expression) -> Aggregate:
+    """Return the least value; NaN only if there is nothing else."""
+    return Aggregate("min", _expression(of))
+
+
+def max(of: str | Expression) -> Aggregate:
+    """Return the greatest value; NaN is greater than every number."""
+    return Aggregate("max", _expression(of))
+
+
+def first(of: str | Expression, *, by: str | Expression) -> Aggregate:
+    """Return the value of the row where ``by`` is least; among equal ones the least value."""
+    return Aggregate("first", _expression(of), _expression(by))
+
+
+def last(of: str | Expression, *, by: str | Expression) -> Aggregate:
+    """Return the value of the row where ``by`` is greatest; among equal ones the greatest value."""
+    return Aggregate("last", _expression(of), _expression(by))
+
+
+def var(of: str | Expression, *, ddof: int = 1) -> Aggregate:
+    """Return the variance with the divisor n - ddof; null for n <= ddof."""
+    return Aggregate("var", _expression(of), ddof=ddof)
+
+
+def std(of: str | Expression, *, ddof: int = 1) -> Aggregate:
+    """Return the root of ``var``."""
+    return Aggregate("std", _expression(of), ddof=ddof)
+
+
+def n_unique(of: str | Expression) -> Aggregate:
+    """Count distinct values exactly, nulls not counted. The state grows with the values."""
+    return Aggregate("n_unique", _expression(of))
+
+
+def quantile(of: str | Expression, q: float) -> Aggregate:
+    """Return the exact quantile, interpolated linearly. The state grows with the rows.
+
+    Raises PlanError for a ``q`` outside 0 to 1.
+    """
+    if not 0 <= q <= 1:
+        raise PlanError(
+            f"a quantile of {q!r} does not exist",
+            expected="a share between 0 and 1",
+            next_step="write 0.95 for the 95th percentile",
+        )
+    return Aggregate("quantile", _expression(of), q=float(q))
+
+
+def median(of: str | Expression) -> Aggregate:
+    """Return the quantile of 0.5."""
+    return quantile(of, 0.5)
+
+
+def aggregate_kind(aggregate: Aggregate, schema: pa.Schema, *, where: str) -> pa.DataType:
+    """Return the type of the aggregate's value over ``schema``. Raises PlanError if it has none."""
+    if aggregate.of is None:
+        return INTEGER
+    kind = infer(aggregate.of, schema, where=where)
+    match aggregate.function:
+        case "count":
+            return INTEGER
+        case "n_unique":
+            _fits(aggregate, kind, is_ordered(kind), "a value that can be compared", where)
+            return INTEGER
+        case "sum":
+            _fits(aggregate, kind, kind in _SUMMED, "numbers or durations", where)
+            return kind
+        case "mean" | "var" | "std" | "quantile":
+            _fits(aggregate, kind, is_number(kind), "numbers", where)
+            return FLOAT
+        case "min" | "max" | "first" | "last":
+            _fits(aggregate, kind, is_ordered(kind), "values that have an order", where)
+    if aggregate.by is not None:
+        order = infer(aggregate.by, schema, where=where)
+        _fits(aggregate, order, is_ordered(order), "an order: by= of a type that has one", where)
+    return kind
+
+
+def _fits(aggregate: Aggregate, kind: pa.DataType, fits: bool, words: str, where: str) -> None:
+    if not fits:
+        hint = "cast it to int first" if kind == BOOLEAN else "choose or cast another column"
+        raise PlanError(
+            f"{aggregate.text()} does not fit {kind}",
+            where=where,
+            expected=words,
+            next_step=hint,
+        )
+
+
+def _expression(of: str | Expression) -> Expression:
+    return col(of) if isinstance(of, str) else of
+
+

@@ -1,0 +1,71 @@
+"""What an engine does for flows. ``millstream.testing.flows_suite`` is the test of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import pyarrow as pa
+
+from millstream.flows.plan import Plan
+from millstream.flows.report import ProgressListener, RunReport
+
+
+class Stop(Protocol):
+    """Tells a stream to stop after the micro-batch it works on. ``threading.Event`` is one."""
+
+    def is_set(self) -> bool:
+        """Return whether to stop."""
+
+
+class BatchEngine(Protocol):
+    """Runs plans over all there is, to the end."""
+
+    def check_batch(self, plan: Plan) -> None:
+        """Raise PlanError for a step that this engine cannot run as a batch."""
+
+    def run(
+        self, plan: Plan, *, name: str, collect: bool, progress: ProgressListener | None
+    ) -> RunReport:
+        """Run to the end of what is there now. The output appears whole or not at all.
+
+        With ``collect`` the output is in the report's ``table`` and the plan's sink is not used. Raises StepError.
+        """
+
+
+class StreamEngine(Protocol):
+    """Runs plans over what is there and what comes, exactly once."""
+
+    def check_stream(self, plan: Plan) -> None:
+        """Raise PlanError for a step that this engine cannot run as a stream."""
+
+    def stream(  # noqa: PLR0913 - each one is a keyword of the user's call
+        self,
+        plan: Plan,
+        *,
+        name: str,
+        until: str | None,
+        batch_events: int,
+        stop: Stop | None,
+        progress: ProgressListener | None,
+    ) -> RunReport:
+        """Run from where the flow of that name has come to.
+
+        Whatever happens to the process, the next call continues as if nothing had happened. Raises PlanError for a plan
+        that cannot continue from the state there is, Fenced when another process streams the same flow, and StepError.
+        """
+
+
+@dataclass(frozen=True)
+class FlowEngines:
+    """The engines that a flow is bound to. The same object may be both."""
+
+    batch: BatchEngine
+    stream: StreamEngine
+
+
+def collected(report: RunReport) -> pa.Table:
+    """Return the table of a run with ``collect``."""
+    if report.table is None:
+        raise AssertionError("an engine returned no table from a run with collect=True")
+    return report.table

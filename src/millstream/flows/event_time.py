@@ -1,0 +1,54 @@
+"""Where in a plan the event time of a window can be known first.
+
+A watermark should follow the events that arrive, not those that a filter lets through: a filter that drops everything
+of a partition must not stop time. So the window's column is traced back through the steps to the columns it was computed
+from, as far towards the source as possible.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from millstream.flows.expression import Column, Expression, columns_of, substituted
+from millstream.flows.plan import Aggregation, Filter, Join, Plan, Select, WithColumns
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """After the first ``steps`` steps, ``time`` computes the event time of each row."""
+
+    steps: int
+    time: Expression
+
+
+def event_time_anchor(plan: Plan) -> Anchor | None:
+    """Return the earliest point where the event time of the plan's window is known.
+
+    None when the plan has no window. ``steps`` is 0 at the source; it is greater when the column comes out of a function
+    (``map_batches``) or out of a joined table.
+    """
+    at = plan.aggregation_at()
+    if at is None:
+        return None
+    aggregation = plan.steps[at]
+    if not isinstance(aggregation, Aggregation) or aggregation.window is None:
+        return None
+    time: Expression = Column(aggregation.window.on)
+    for index in range(at - 1, -1, -1):
+        step = plan.steps[index]
+        match step:
+            case Filter():
+                continue
+            case WithColumns(columns=columns):
+                time = substituted(time, dict(columns))
+            case Select(columns=columns):
+                time = substituted(time, dict(columns))
+            case Join() if not columns_of(time) & _added_by(step):
+                continue
+            case _:
+                return Anchor(index + 1, time)
+    return Anchor(0, time)
+
+
+def _added_by(join: Join) -> set[str]:
+    return set(join.table.schema.names) - set(join.right_on)

@@ -1,0 +1,34 @@
+"""Whether a stream may go on from the state that another plan of its name has left.
+
+The state of a stream is what the aggregation has gathered, so everything before and in the aggregation must be the same:
+the source, each step's text, the window, the keys and the aggregates. What comes after it may change, and so may the
+rows of a joined table and the code of a ``map_batches`` function. A stream without an aggregation keeps nothing but its
+place in the source, so there only the source must be the same.
+"""
+
+from __future__ import annotations
+
+from itertools import zip_longest
+
+from millstream.flows.plan import Plan
+
+
+def fingerprint(plan: Plan) -> tuple[str, ...]:
+    """Return the texts that must not change while there is state."""
+    at = plan.aggregation_at()
+    steps = () if at is None else plan.steps[: at + 1]
+    return (plan.source.text(), *(step.text() for step in steps))
+
+
+def difference(before: tuple[str, ...], now: tuple[str, ...]) -> str | None:
+    """Return the first difference in words, or None if a stream may continue."""
+    for index, (old, new) in enumerate(zip_longest(before, now)):
+        if old == new:
+            continue
+        place = "the source" if index == 0 else f"step {index}"
+        if old is None:
+            return f"{place} is new: {new}"
+        if new is None:
+            return f"{place} is gone: {old}"
+        return f"{place} was {old} and is now {new}"
+    return None

@@ -1,0 +1,304 @@
+"""The builder of plans: ``app.read(clicks).filter(…).window(…).group_by(…).agg(…).write(…)``.
+
+A flow is immutable: each call returns a new one, so a flow can be the start of several. Nothing runs before ``run``,
+``collect`` or ``stream``. What does not fit is refused by the call that says it, with the step named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import PurePath
+from typing import Protocol
+
+import pyarrow as pa
+
+from millstream.flows.aggregate import Aggregate
+from millstream.flows.contract import FlowEngines, Stop, collected
+from millstream.flows.explain import explain
+from millstream.flows.expression import Expression, as_expression
+from millstream.flows.kinds import LiteralValue, widened_schema
+from millstream.flows.plan import (
+    Aggregation,
+    BatchFunction,
+    Filter,
+    Join,
+    MapBatches,
+    Plan,
+    Select,
+    Step,
+    Window,
+    WithColumns,
+    named_expressions,
+)
+from millstream.flows.report import ProgressListener, RunReport
+from millstream.flows.source import FileSink, TopicSink
+from millstream.flows.windows import Tumbling
+from millstream.primitives.duration import Duration, duration_us
+from millstream.primitives.errors import PlanError
+from millstream.primitives.schema import SchemaLike, to_arrow_schema
+
+BATCH_EVENTS = 100_000
+"""How many events a micro-batch takes at most unless ``stream`` is told otherwise."""
+
+
+class Named(Protocol):
+    """A handle of a topic."""
+
+    @property
+    def name(self) -> str:
+        """The topic's name."""
+
+
+@dataclass(frozen=True)
+class Flow:
+    """A plan and the engines that can run it. Immutable; may be used by several threads."""
+
+    plan: Plan
+    engines: FlowEngines
+    given_name: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name given by ``named``, else that of the sink, else that of the source."""
+        if self.given_name is not None:
+            return self.given_name
+        sink = self.plan.sink
+        if isinstance(sink, TopicSink):
+            return sink.topic
+        if isinstance(sink, FileSink):
+            return PurePath(sink.path).stem
+        return "unnamed"
+
+    @property
+    def schema(self) -> pa.Schema:
+        """The Arrow schema of what the flow gives."""
+        return self.plan.schema
+
+    def named(self, name: str) -> Flow:
+        """Return the flow with a name: a stream's place and state are kept under it."""
+        if not name:
+            raise PlanError("a flow's name is empty", expected="a non-empty text")
+        return replace(self, given_name=name)
+
+    def filter(self, condition: Expression) -> Flow:
+        """Keep the rows for which ``condition`` is true; null is not true."""
+        return self._then(Filter(as_expression(condition)))
+
+    def with_columns(self, **columns: Expression | LiteralValue) -> Flow:
+        """Add columns, or replace those of the same name."""
+        pairs = tuple((name, as_expression(value)) for name, value in columns.items())
+        return self._then(WithColumns(pairs))
+
+    def select(self, *columns: str | Expression, **named: Expression | LiteralValue) -> Flow:
+        """Keep exactly these columns, in this order; keywords compute new ones."""
+        computed = {name: as_expression(value) for name, value in named.items()}
+        return self._then(Select(named_expressions(columns, computed)))
+
+    def join(
+        self,
+        table: object,
+        *,
+        on: str | Sequence[str],
+        right_on: str | Sequence[str] | None = None,
+        how: str = "left",
+    ) -> Flow:
+        """Add the columns of a table that does not change: pyarrow, Polars, pandas, or a list of dicts.
+
+        ``on`` names the key columns here, ``right_on`` those of the table if they differ. A null key has no partner.
+        """
+        left = (on,) if isinstance(on, str) else tuple(on)
+        right = left if right_on is None else _names(right_on)
+        if len(left) != len(right) or not left:
+            raise PlanError(
+                f"the join has {len(left)} keys here and {len(right)} in the table",
+                where=f"step {len(self.plan.steps) + 1}, join",
+                expected="the same number, at least one",
+            )
+        return self._then(Join(_table(table), left, right, how))
+
+    def map_batches(self, function: BatchFunction, schema: SchemaLike) -> Flow:
+        """Call ``function`` with an iterator of Arrow record batches; it yields batches of ``schema``.
+
+        The door to everything the expressions cannot say. A batch of another schema is a StepError.
+        """
+        declared = widened_schema(to_arrow_schema(schema))
+        if not callable(function):
+            raise PlanError(
+                f"{function!r} cannot be called",
+                where=f"step {len(self.plan.steps) + 1}, map_batches",
+                expected="a function from an iterator of record batches to one",
+            )
+        return self._then(MapBatches(function, declared))
+
+    def window(
+        self, windows: Tumbling, *, on: str, late: Duration = "0s", keep_late: bool = False
+    ) -> WindowedFlow:
+        """Put each event in a window by its event time, the column ``on``.
+
+        A stream waits ``late`` of event time before it closes a window. Events that come later are counted in the report
+        and, with ``keep_late``, written to the topic ``<flow>.late``. A batch has no late events.
+        """
+        late_us = duration_us(late)
+        where = f"step {len(self.plan.steps) + 1}, window"
+        if not isinstance(windows, Tumbling) or late_us < 0:
+            raise PlanError(
+                f"window({windows!r}, late={late!r}) says nothing",
+                where=where,
+                expected='windows such as ms.tumbling("1h"), and a lateness that is not negative',
+            )
+        window = Window(windows, on, late_us, keep_late)
+        window.check(self.schema, where=where)
+        return WindowedFlow(self, window)
+
+    def group_by(self, *keys: str | Expression, **named: Expression) -> GroupedFlow:
+        """Group rows by keys; a null key is a group. Follow with ``agg``."""
+        return GroupedFlow(self, None, named_expressions(keys, named))
+
+    def agg(self, **aggregates: Aggregate) -> Flow:
+        """Aggregate all rows to one; for a batch only, as a stream has no end."""
+        return GroupedFlow(self, None, ()).agg(**aggregates)
+
+    def write(
+        self, target: str | PurePath | Named, *, key: str | None = None, partitions: int = 1
+    ) -> Flow:
+        """Name where the output goes: a topic, a ``.parquet`` file, or a directory (ending in ``/``).
+
+        A topic is made on first use, with ``partitions`` partitions chosen by the column ``key``.
+        """
+        where = f"step {len(self.plan.steps) + 1}, write"
+        if key is not None and key not in self.schema.names:
+            raise PlanError(
+                f"the key {key!r} is not a column of the output",
+                where=where,
+                expected=f"one of: {', '.join(self.schema.names)}",
+            )
+        text = str(target) if isinstance(target, str | PurePath) else target.name
+        is_file = isinstance(target, PurePath) or "/" in text or text.endswith(".parquet")
+        if not is_file:
+            sink: TopicSink | FileSink = TopicSink(text, key, partitions)
+        elif key is not None or partitions != 1:
+            raise PlanError(
+                "a file has no key and no partitions", where=where, expected="neither of them"
+            )
+        else:
+            sink = FileSink(text.rstrip("/"), directory=not text.endswith(".parquet"))
+        return replace(self, plan=replace(self.plan, sink=sink))
+
+    def explain(self) -> str:
+        """Return the plan as text: source, steps with the columns they give, and sink."""
+        return explain(self.plan, name=self.name)
+
+    def run(self, *, progress: ProgressListener | None = None) -> RunReport:
+        """Run as a batch: all there is now, to its end. The output appears whole or not at all.
+
+        Without a sink the output is in the report's ``table``. Raises PlanError and StepError.
+        """
+        self.engines.batch.check_batch(self.plan)
+        return self.engines.batch.run(
+            self.plan, name=self.name, collect=self.plan.sink is None, progress=progress
+        )
+
+    def collect(self) -> pa.Table:
+        """Run as a batch and return the output as a table, whatever sink the flow has."""
+        self.engines.batch.check_batch(self.plan)
+        report = self.engines.batch.run(self.plan, name=self.name, collect=True, progress=None)
+        return collected(report)
+
+    def stream(
+        self,
+        *,
+        until: str | None = None,
+        batch_events: int = BATCH_EVENTS,
+        stop: Stop | None = None,
+        progress: ProgressListener | None = None,
+    ) -> RunReport:
+        """Run as a stream, exactly once, from where the flow of this name has come to.
+
+        ``until=None`` waits for more until ``stop`` is set (or the process ends): open windows stay open and the next
+        call continues. ``until="end"`` reads what is there at the start and then closes every window, because nothing
+        more can come; events for a closed window are late from then on.
+
+        Raises PlanError, StepError, and Fenced when another process streams the flow.
+        """
+        if until not in (None, "end"):
+            raise PlanError(f"stream(until={until!r}) says nothing", expected="None or 'end'")
+        if batch_events < 1:
+            raise PlanError(f"a batch of {batch_events} events", expected="at least one")
+        self.engines.stream.check_stream(self.plan)
+        return self.engines.stream.stream(
+            self.plan,
+            name=self.name,
+            until=until,
+            batch_events=batch_events,
+            stop=stop,
+            progress=progress,
+        )
+
+    def _then(self, step: Step) -> Flow:
+        if self.plan.sink is not None:
+            raise PlanError(
+                f"{step.name} comes after write",
+                where=f"step {len(self.plan.steps) + 1}, {step.name}",
+                expected="write last",
+                next_step="add the step before write, or read the topic in another flow",
+            )
+        return replace(self, plan=self.plan.then(step))
+
+
+@dataclass(frozen=True)
+class WindowedFlow:
+    """A flow whose events have windows: waits for ``group_by`` or ``agg``."""
+
+    flow: Flow
+    window: Window
+
+    def group_by(self, *keys: str | Expression, **named: Expression) -> GroupedFlow:
+        """Group each window's rows by keys; a null key is a group."""
+        return GroupedFlow(self.flow, self.window, named_expressions(keys, named))
+
+    def agg(self, **aggregates: Aggregate) -> Flow:
+        """Aggregate all rows of each window."""
+        return GroupedFlow(self.flow, self.window, ()).agg(**aggregates)
+
+
+@dataclass(frozen=True)
+class GroupedFlow:
+    """A flow whose rows are grouped: waits for ``agg``."""
+
+    flow: Flow
+    window: Window | None
+    keys: tuple[tuple[str, Expression], ...]
+
+    def agg(self, **aggregates: Aggregate) -> Flow:
+        """Compute aggregates of each group: ``agg(hits=ms.count(), mean=ms.mean("price"))``."""
+        where = f"step {len(self.flow.plan.steps) + 1}, agg"
+        for name, aggregate in aggregates.items():
+            if not isinstance(aggregate, Aggregate):
+                raise PlanError(
+                    f"{name}={aggregate!r} is not an aggregate",
+                    where=where,
+                    expected='an aggregate such as ms.sum("price")',
+                )
+        return self.flow._then(Aggregation(self.window, self.keys, tuple(aggregates.items())))
+
+
+def _names(names: str | Sequence[str]) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _table(table: object) -> pa.Table:
+    """Return any table as an Arrow table of the types that flows compute with."""
+    try:
+        if isinstance(table, list):
+            arrow = pa.Table.from_pylist(table)
+        elif isinstance(table, pa.RecordBatch):
+            arrow = pa.Table.from_batches([table])
+        else:
+            arrow = table if isinstance(table, pa.Table) else pa.table(table)
+        return arrow.cast(widened_schema(arrow.schema))
+    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
+        raise PlanError(
+            f"a {type(table).__name__} cannot be used as a table: {error}",
+            expected="a pyarrow, Polars or pandas table, or a list of dicts",
+        ) from error

@@ -1,0 +1,68 @@
+"""What a run tells when it is over, and while it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from millstream.primitives.duration import format_duration
+from millstream.primitives.histogram import PHASES, Histogram
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run has come. ``rows_total`` is None where it is not known before the end."""
+
+    rows_done: int
+    rows_total: int | None
+
+
+ProgressListener = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """The figures of one run.
+
+    ``late`` counts events that came after their window had closed, ``untimed`` events without an event time; neither is in
+    the output. ``delays`` holds a histogram in microseconds for each of the four delays.
+    """
+
+    flow: str
+    mode: str
+    rows_in: int
+    rows_out: int
+    late: int
+    untimed: int
+    batches: int
+    started_us: int
+    duration_us: int
+    watermark_us: int | None = None
+    delays: Mapping[str, Histogram] = field(default_factory=dict)
+    table: pa.Table | None = None
+
+    @property
+    def rows_per_s(self) -> float:
+        """Rows read per second of the run's duration."""
+        return self.rows_in / (self.duration_us / 1e6) if self.duration_us else 0.0
+
+    def __str__(self) -> str:
+        """Return the report for people, one figure a line."""
+        lines = [
+            f"flow {self.flow}: {self.mode}, {self.rows_in:,} rows in, {self.rows_out:,} out, "
+            f"{self.batches:,} batches, {format_duration(self.duration_us)}, "
+            f"{self.rows_per_s:,.0f} rows/s"
+        ]
+        if self.late or self.untimed:
+            lines.append(f"  not in the output: {self.late:,} late, {self.untimed:,} without a time")
+        for phase in PHASES:
+            delay = self.delays.get(phase)
+            if delay is not None and delay.count:
+                lines.append(
+                    f"  {phase:<12} p50 {format_duration(delay.quantile(0.5)):>8}  "
+                    f"p95 {format_duration(delay.quantile(0.95)):>8}  "
+                    f"max {format_duration(delay.max_us):>8}"
+                )
+        return "\n".join(lines)

@@ -1,0 +1,2 @@
+INSERT INTO flow_state (flow_id, groups, checksum, data)
+VALUES (?, ?, ?, ?)
