@@ -172,7 +172,12 @@ class UnknownTask(TaskError):
 
 
 class TaskFailed(TaskError):
-    """The task ended in failure; carries the traceback of the worker."""
+    """The task ended in failure; carries the error of its last attempt."""
+
+    task_id: str = ""
+    error_type: str = ""
+    traceback: str = ""
+    """The traceback of the worker, as text; empty when the worker died."""
 
 
 class ResultTimeout(TaskError):

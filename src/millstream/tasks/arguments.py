@@ -1,0 +1,260 @@
+"""Arguments and results as bytes, checked against the annotations of the function.
+
+A call is stored as a MessagePack map of parameter names to values, without those that were left to their defaults: the
+worker's release decides the defaults, and a parameter that a newer release added does not break older messages. What is
+stored is read back before it is sent, by the same decoder as the worker's: what passes here will be understood there.
+"""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Union
+
+import msgspec
+
+from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
+from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX
+
+_STORABLE = "numbers, text, bytes, datetimes, paths, lists, dicts, dataclasses or msgspec structs"
+_UNSTORABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
+
+
+def to_plain(value: Any) -> Any:  # noqa: ANN401 - called by msgspec for what it does not know
+    """Return plain data for a path or a pydantic model. Raises NotImplementedError for others."""
+    if isinstance(value, pathlib.PurePath):
+        return str(value)
+    dump = getattr(value, "model_dump", None)  # A pydantic model, without importing pydantic.
+    if callable(dump):
+        return dump(mode="python")
+    raise NotImplementedError(f"a {type(value).__name__} cannot be stored")
+
+
+def from_plain(kind: type, value: Any) -> Any:  # noqa: ANN401 - as above
+    """Return a path or a pydantic model of plain data. Raises NotImplementedError for others."""
+    if isinstance(value, kind):
+        return value
+    if issubclass(kind, pathlib.PurePath) and isinstance(value, str):
+        return kind(value)
+    validate = getattr(kind, "model_validate", None)
+    if callable(validate):
+        return validate(value)
+    raise NotImplementedError(f"a {kind.__name__} cannot be read back")
+
+
+_encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
+_any_decoder = msgspec.msgpack.Decoder()
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One parameter of the function."""
+
+    name: str
+    kind: inspect._ParameterKind
+    required: bool
+
+
+class Arguments:
+    """The parameters of one function: binds calls, stores them, reads them back. Immutable, any thread."""
+
+    def __init__(self, function: Callable[..., object], *, task: str) -> None:
+        """Read signature and annotations. Raises ConfigurationError when they cannot be resolved."""
+        self.task = task
+        self._signature = inspect.signature(function)
+        hints = _hints(function, task)
+        self.parameters = tuple(
+            Parameter(p.name, p.kind, p.default is p.empty and not _is_variadic(p.kind))
+            for p in self._signature.parameters.values()
+        )
+        self._plain = all(
+            p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in self.parameters
+        )
+        self._struct = _struct_of(self.parameters, hints, task)
+        self._decoder = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain)
+
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """Return the stored form of a call. Raises TaskArgumentError for one that the function would refuse."""
+        bound = self._bind(args, kwargs)
+        try:
+            data = _encoder.encode(bound)
+        except (*_UNSTORABLE, NotImplementedError) as error:
+            raise TaskArgumentError(
+                f"an argument cannot be stored: {error}",
+                where=f"task {self.task!r}",
+                expected=_STORABLE,
+                next_step="pass plain data, or the id of what is stored elsewhere",
+            ) from error
+        if len(data) > ARGUMENT_BYTES_MAX:
+            raise TaskArgumentError(
+                f"the arguments take {len(data):,} bytes",
+                where=f"task {self.task!r}",
+                expected=f"at most {ARGUMENT_BYTES_MAX:,} bytes",
+                next_step="store the data in a file or a topic, and pass its name",
+            )
+        self._read(data)
+        return data
+
+    def decode(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
+        """Return positional and keyword arguments of a stored call. Raises TaskArgumentError when they do not fit."""
+        given = {
+            name: value
+            for name, value in msgspec.structs.asdict(self._read(data)).items()
+            if value is not msgspec.UNSET
+        }
+        return ([], given) if self._plain else self._spread(given)
+
+    def _spread(self, given: dict[str, Any]) -> tuple[list[Any], dict[str, Any]]:
+        args: list[Any] = []
+        kwargs: dict[str, Any] = {}
+        for position, parameter in enumerate(self.parameters):
+            if parameter.name not in given:
+                continue
+            value = given[parameter.name]
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+                args.extend(value)
+            elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                kwargs.update(value)
+            elif parameter.kind is inspect.Parameter.KEYWORD_ONLY or len(args) < position:
+                kwargs[parameter.name] = value  # By position only while all before it were given.
+            else:
+                args.append(value)
+        return args, kwargs
+
+    def _bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> msgspec.Struct:
+        try:
+            if (
+                self._plain
+            ):  # The constructor of the struct binds in C, ten times as fast as inspect.
+                return self._struct(*args, **kwargs)
+            return self._struct(**self._signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise TaskArgumentError(
+                f"the call does not fit the task: {error}",
+                where=f"task {self.task!r}",
+                expected=f"{self.task}{self._signature}",
+            ) from error
+
+    def _read(self, data: bytes) -> msgspec.Struct:
+        try:
+            return self._decoder.decode(data)
+        except (*_UNSTORABLE, NotImplementedError) as error:
+            raise TaskArgumentError(
+                f"an argument does not fit its annotation: {error}",
+                where=f"task {self.task!r}",
+                expected=f"{self.task}{self._signature}",
+                next_step="pass a value of that type, or change the annotation",
+            ) from error
+
+
+class Returned:
+    """The result of one function: stored, read back by its annotation. Immutable, any thread."""
+
+    def __init__(self, function: Callable[..., object], *, task: str) -> None:
+        """Read the return annotation. Raises ConfigurationError when it cannot be resolved."""
+        self.task = task
+        kind = _hints(function, task).get("return", Any)
+        self._kind = kind
+        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=from_plain)
+
+    def encode(self, value: object) -> bytes:
+        """Return the stored form. Raises PayloadError when it cannot be stored, or is not what the task promises."""
+        try:
+            data = _encoder.encode(value)
+            self._decoder.decode(data)
+        except (*_UNSTORABLE, NotImplementedError) as error:
+            raise PayloadError(
+                f"the result, a {type(value).__name__}, cannot be stored: {error}",
+                where=f"task {self.task!r}",
+                expected=f"{_name_of(self._kind)}: {_STORABLE}",
+                next_step="return plain data of the annotated type, or the place where the result was put",
+            ) from error
+        if len(data) > RESULT_BYTES_MAX:
+            raise PayloadError(
+                f"the result takes {len(data):,} bytes",
+                where=f"task {self.task!r}",
+                expected=f"at most {RESULT_BYTES_MAX:,} bytes",
+                next_step="write it to a file or a topic, and return its name",
+            )
+        return data
+
+    def decode(self, data: bytes) -> Any:  # noqa: ANN401 - the annotation of the user's function
+        """Return the stored result. Raises PayloadError when the annotation has changed since."""
+        try:
+            return self._decoder.decode(data)
+        except (*_UNSTORABLE, NotImplementedError) as error:
+            raise PayloadError(
+                f"the stored result does not fit the task's annotation: {error}",
+                where=f"task {self.task!r}",
+                expected=_name_of(self._kind),
+                next_step="read it with the release that stored it",
+            ) from error
+
+
+def decode_plain(data: bytes) -> Any:  # noqa: ANN401 - there is no annotation to go by
+    """Return a stored result without its task: dicts, lists and scalars. Raises PayloadError."""
+    try:
+        return _any_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise PayloadError(f"a stored result cannot be read: {error}") from error
+
+
+def _is_variadic(kind: inspect._ParameterKind) -> bool:
+    return kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def _name_of(kind: Any) -> str:  # noqa: ANN401 - types are values here
+    return getattr(kind, "__name__", None) or str(kind)
+
+
+def _hints(function: Callable[..., object], task: str) -> dict[str, Any]:
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError) as error:
+        raise ConfigurationError(
+            f"the annotations of the task cannot be resolved: {error}",
+            where=f"task {task!r}",
+            expected="types that are importable when the task is first used",
+            next_step="import the type outside `if TYPE_CHECKING`",
+        ) from error
+
+
+def _struct_of(
+    parameters: Sequence[Parameter], hints: Mapping[str, Any], task: str
+) -> type[msgspec.Struct]:
+    fields: list[Any] = []
+    for parameter in parameters:
+        kind: Any = hints.get(parameter.name, Any)
+        if parameter.kind is inspect.Parameter.VAR_POSITIONAL:
+            kind = types.GenericAlias(list, (kind,))
+        elif parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            kind = types.GenericAlias(dict, (str, kind))
+        if parameter.required:
+            fields.append((parameter.name, kind))
+        else:
+            fields.append((parameter.name, Union[kind, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
+    try:
+        struct = msgspec.defstruct("Arguments", fields, kw_only=_has_gap(parameters))
+        msgspec.msgpack.Decoder(struct, dec_hook=from_plain)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"the parameters of the task cannot be stored: {error}",
+            where=f"task {task!r}",
+            expected=_STORABLE,
+            next_step="change the annotation, or leave it out for any plain value",
+        ) from error
+    return struct
+
+
+def _has_gap(parameters: Sequence[Parameter]) -> bool:
+    # A required keyword-only parameter behind one with a default: a positional struct refuses that order.
+    optional_seen = False
+    for parameter in parameters:
+        if parameter.required and optional_seen:
+            return True
+        optional_seen = optional_seen or not parameter.required
+    return False

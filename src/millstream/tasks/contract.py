@@ -1,0 +1,93 @@
+"""The two seams of tasks. ``millstream.testing.tasks_suite`` is their conformance suite.
+
+``TaskEngine`` is what senders need, and all that an engine with workers of its own must give. ``TaskDelivery`` is what
+our worker needs of a store. Both are safe to call from any thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+from millstream.tasks.message import (
+    Attempt,
+    Claimed,
+    Completion,
+    Exchange,
+    Lease,
+    Readiness,
+    Recovered,
+    TaskMessage,
+    TaskStatus,
+)
+from millstream.tasks.states import TaskState
+
+
+class TaskEngine(Protocol):
+    """Stores calls and tells what became of them."""
+
+    def now_us(self) -> int:
+        """Return the time that ETAs are compared with: UTC microseconds since the epoch."""
+        ...
+
+    def enqueue(self, messages: Sequence[TaskMessage]) -> None:
+        """Store the calls, all or none; return when they are durable. An id that is stored already is left as it is.
+
+        Within a queue and a priority tasks are claimed in the order in which they were enqueued.
+        """
+        ...
+
+    def status(self, task_id: str) -> TaskStatus | None:
+        """Return what is known of a task; None when there is none of that id, or it has expired."""
+        ...
+
+    def wait(self, task_id: str, timeout_s: float | None) -> TaskStatus:
+        """Return the status of a task once it is final; sleeps until woken.
+
+        Raises ResultTimeout after ``timeout_s``, UnknownTask when there is none of that id (any more).
+        """
+        ...
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return every failed attempt of a task, the first one first."""
+        ...
+
+    def depth(self, queue: str | None = None) -> Mapping[TaskState, int]:
+        """Return how many tasks are in each state, of one queue or of all."""
+        ...
+
+
+class TaskDelivery(Protocol):
+    """Hands tasks to workers, so that none is lost when a worker dies and none is finished by two."""
+
+    def join(self, queues: Sequence[str], *, lease_us: int) -> Lease:
+        """Register a worker of this process."""
+        ...
+
+    def ready(self, queues: Sequence[str]) -> Readiness:
+        """Tell whether a claim would find something; reads only."""
+        ...
+
+    def exchange(self, lease: Lease, done: Sequence[Completion], *, want: int) -> Exchange:
+        """Store completions and claim up to ``want`` tasks, in one commit.
+
+        A completion takes effect only while its task is held under this lease, in this attempt; others are refused and
+        counted. A task that must run alone is claimed alone. Returns when the completions are durable.
+        """
+        ...
+
+    def hand_back(self, lease: Lease, tasks: Sequence[Claimed]) -> int:
+        """Return claimed tasks that were not run to their old place in the queue; return how many were still held."""
+        ...
+
+    def beat(self, lease: Lease) -> bool:
+        """Show a sign of life. False means that the lease is lost."""
+        ...
+
+    def leave(self, lease: Lease) -> None:
+        """Give up the lease; all that is still held goes back to the queue, uncharged."""
+        ...
+
+    def recover(self) -> Recovered:
+        """Look for dead workers, and return what they held. To be called about once in ``RECOVERY_TICK_US``."""
+        ...

@@ -1,0 +1,48 @@
+"""Every bound of the tasks by name. Each has a test that reaches it."""
+
+from __future__ import annotations
+
+ARGUMENT_BYTES_MAX = 16 * 1024 * 1024
+"""The stored arguments of one call."""
+RESULT_BYTES_MAX = 16 * 1024 * 1024
+"""The stored result of one task."""
+ERROR_TEXT_MAX = 4_000
+"""Characters of an error's message that are kept."""
+TRACEBACK_TEXT_MAX = 32_000
+"""Characters of a traceback that are kept: its end, where the error is."""
+NAME_LENGTH_MAX = 249
+"""Characters of the name of a task, a queue or an id."""
+TASKS_PER_COMMIT_MAX = 100_000
+"""Calls that one ``enqueue_many`` stores."""
+QUEUES_PER_WORKER_MAX = 64
+"""Queues that one worker reads."""
+
+RETRIES_MAX = 1_000
+"""Retries that a task may ask for; each keeps its error, so the history of a task is bounded too."""
+WORKER_DEATHS_MAX = 3
+"""Workers that may die under one task before it is failed as poison."""
+
+CLAIM_TASKS_MAX = 256
+"""Tasks that a worker holds at once."""
+CLAIM_GOAL_US = 50_000
+"""Work that a worker claims at once; also how long a finished result waits for its commit."""
+DUE_TASKS_MAX = 1_000
+"""Tasks that become claimable in one transaction because their time has come."""
+PRUNED_TASKS_MAX = 1_000
+"""Expired results that are removed in one transaction."""
+
+LEASE_US = 15_000_000
+"""A worker that shows no sign of life for this long loses its tasks, even when its process exists."""
+BEATS_PER_LEASE = 3
+"""Signs of life per lease."""
+RECOVERY_TICK_US = 1_000_000
+"""How often a worker looks for the dead, busy or idle. Also the most that the time between two looks may count
+against the lease of another worker, see ``lease.py``."""
+
+CHILDREN_MAX = 256
+"""Processes of one ``millstream worker``."""
+RESTART_FIRST_US = 100_000
+RESTART_LONGEST_US = 30_000_000
+"""A child that dies is started again after a delay that doubles from the first to the longest."""
+RESTART_FORGIVEN_US = 10_000_000
+"""A child that lived for this long is started again at once."""

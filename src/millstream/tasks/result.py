@@ -1,0 +1,101 @@
+"""The sender's handle of a task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+from millstream.primitives.errors import TaskFailed, UnknownTask
+from millstream.tasks.contract import TaskEngine
+from millstream.tasks.message import Attempt, TaskStatus
+from millstream.tasks.states import TaskState
+
+R = TypeVar("R")
+
+
+class AsyncResult(Generic[R]):
+    """A task that was sent. Any thread; any process may make one of an id."""
+
+    __slots__ = ("_decode", "_engine", "id")
+
+    def __init__(self, task_id: str, *, engine: TaskEngine, decode: Callable[[bytes], Any]) -> None:
+        """Refer to the task ``task_id``; nothing is read yet."""
+        self.id = task_id
+        self._engine = engine
+        self._decode = decode
+
+    def get(self, timeout: float | None = None) -> R:
+        """Wait for the end of the task and return its result. ``timeout`` is in seconds; None waits for ever.
+
+        The waiting costs no CPU: the commit of the result wakes it. Raises TaskFailed with the worker's traceback,
+        ResultTimeout, or UnknownTask when the result has expired.
+        """
+        status = self._engine.wait(self.id, timeout)
+        if status.state is TaskState.FAILED:
+            raise task_failed(status)
+        return self._decoded(status)
+
+    def ready(self) -> bool:
+        """Tell whether the task has ended, well or not."""
+        return self.status().state.is_final
+
+    @property
+    def state(self) -> TaskState:
+        """The state that the task is in now. Raises UnknownTask."""
+        return self.status().state
+
+    @property
+    def result(self) -> R | None:
+        """The result of a task that succeeded; None before, and for one that failed. Does not wait."""
+        status = self.status()
+        return self._decoded(status) if status.state is TaskState.SUCCEEDED else None
+
+    @property
+    def error(self) -> str | None:
+        """Type and message of the last error, with its traceback; None when no attempt has failed. Does not wait."""
+        last = self.status().last
+        return None if last is None else last.traceback or f"{last.error_type}: {last.error}"
+
+    def attempts(self) -> list[Attempt]:
+        """Return every failed attempt, the first one first."""
+        return self._engine.attempts(self.id)
+
+    def status(self) -> TaskStatus:
+        """Return all that the store knows of the task. Raises UnknownTask when it has expired."""
+        status = self._engine.status(self.id)
+        if status is None:
+            raise unknown_task_id(self.id)
+        return status
+
+    def __repr__(self) -> str:
+        """Return the id; the state would have to be read."""
+        return f"AsyncResult({self.id!r})"
+
+    def _decoded(self, status: TaskStatus) -> R:
+        result: R = self._decode(status.result or b"\xc0")
+        return result
+
+
+def unknown_task_id(task_id: str) -> UnknownTask:
+    """Return the error for an id that the store does not know."""
+    return UnknownTask(
+        f"there is no task of the id {task_id!r}",
+        expected="the id of a task whose result has not expired",
+        next_step="raise `result_ttl` if results must be kept for longer",
+    )
+
+
+def task_failed(status: TaskStatus) -> TaskFailed:
+    """Return the error of a task that ended in failure."""
+    last = status.last
+    error = TaskFailed(
+        f"task {status.name!r} failed at attempt {status.attempt}: "
+        + (f"{last.error_type}: {last.error}" if last else "no error was recorded"),
+        where=f"task id {status.id}" + (f", worker {last.worker}" if last else ""),
+        expected="a result",
+        next_step="read `.traceback` of this error, or `.attempts()` of the result",
+    )
+    error.task_id = status.id
+    error.traceback = last.traceback if last else ""
+    error.error_type = last.error_type if last else ""
+    return error
