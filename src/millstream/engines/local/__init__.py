@@ -1,0 +1,1 @@
+"""The embedded engine: everything in one directory, without a server."""

@@ -1,0 +1,82 @@
+"""Background work that one process does for all: whoever holds the duty.
+
+Every process that opens a store has one quiet thread. The first to take ``run/duty.lock`` holds the duty; when it dies the
+kernel frees the lock and another takes over at its next look. A chore is a function that does a little and returns whether
+there is more to do. Chores run without any lock that an append needs, except for their own short commits.
+"""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from millstream.primitives.errors import MillstreamError
+from millstream.store.locks import FileLock
+
+if TYPE_CHECKING:
+    from millstream.store.store import Store
+
+CHANNEL = "duty"
+Chore = Callable[[], bool]
+_LOOK_EVERY_S = 1.0
+
+
+class Duty:
+    """The thread of one process. ``start`` is called once chores are known."""
+
+    def __init__(self, store: Store) -> None:
+        """Nothing runs before ``start``."""
+        self._store = store
+        self._chores: list[tuple[str, Chore]] = []
+        self._stopping = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+        self.errors: list[str] = []
+
+    def add(self, name: str, chore: Chore) -> None:
+        """Add a chore, and start the thread if it does not run yet."""
+        with self._lock:
+            self._chores.append((name, chore))
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._run, name="millstream-duty", daemon=True
+                )
+                self._thread.start()
+
+    def run_once(self) -> bool:
+        """Run each chore once in this thread, whoever holds the duty; return whether there is more to do."""
+        return any([self._attempt(name, chore) for name, chore in list(self._chores)])
+
+    def _run(self) -> None:
+        lock = FileLock(self._store.directory.run / "duty.lock")
+        held = False
+        try:
+            while not self._stopping.wait(_LOOK_EVERY_S):
+                held = held or lock.try_acquire()
+                while held and not self._stopping.is_set() and self.run_once():
+                    continue
+        finally:
+            if held:
+                lock.release()
+            lock.close()
+
+    def _attempt(self, name: str, chore: Chore) -> bool:
+        try:
+            return chore()
+        except MillstreamError as error:
+            # The next look tries again; appends report their own errors, and `errors` shows this one.
+            self.errors = [*self.errors[-9:], f"{name}: {error}"]
+            return False
+        except Exception:
+            if self._stopping.is_set():
+                return False
+            self.errors = [*self.errors[-9:], f"{name}: {traceback.format_exc()}"]
+            return False
+
+    def stop(self) -> None:
+        """Let the running chore finish, then end the thread."""
+        self._stopping.set()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()

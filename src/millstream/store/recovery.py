@@ -1,0 +1,105 @@
+"""What opening a store repairs, and how the catalog's log is folded back into its file.
+
+A segment whose owner is dead is cut to the last byte that the catalog names, then sealed. A segment that the catalog knows but
+that was never made (a crash between the two) is forgotten. A file that the catalog does not know is removed.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import apsw
+
+from millstream.primitives.durability import Durability
+from millstream.primitives.errors import StoreCorrupt
+from millstream.primitives.limits import CATALOG_CHECKPOINT_PAGES, WRITE_LOCK_TIMEOUT_S
+from millstream.primitives.telemetry import reach
+from millstream.store.liveness import Liveness
+from millstream.store.transaction import Committer
+
+if TYPE_CHECKING:
+    from millstream.store.store import Store
+
+
+def is_alone(run: Path, liveness: Liveness) -> bool:
+    """Return whether no other process has the store open; the caller holds the opening lock."""
+    return not any(
+        entry.name != liveness.process and liveness.is_alive(entry.name)
+        for entry in (run / "live").iterdir()
+    )
+
+
+def checkpoint(connection: apsw.Connection) -> None:
+    """Move everything from the log to the catalog's file, and sync it."""
+    connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_FULL)
+
+
+def checkpoint_shared(reader: apsw.Connection, committer: Committer) -> None:
+    """Fold the log back when it has grown, the bulk of it beside the writers.
+
+    The first pass copies pages without blocking anyone; the second, short one holds the write lock, so that the next commit
+    starts the log anew instead of letting it grow for ever.
+    """
+    pages, _ = reader.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+    if pages < CATALOG_CHECKPOINT_PAGES:
+        return
+    reach("checkpoint.copied")
+    committer.exclusive(_restart)
+    reach("checkpoint.restarted")
+
+
+def _restart(writer: apsw.Connection) -> None:
+    writer.set_busy_timeout(0)
+    try:
+        writer.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_RESTART)
+    except apsw.BusyError:
+        return  # a long reader still needs the log; the next round tries again
+    finally:
+        writer.set_busy_timeout(int(WRITE_LOCK_TIMEOUT_S * 1000))
+
+
+def seal_dead_segments(store: Store) -> int:
+    """Cut and seal the segments of dead owners. Returns how many; safe at any time, by any process."""
+    with store.read() as snapshot:
+        rows = snapshot.run("log/segments_open")
+    sealed = 0
+    for segment_id, partition_id, owner, end in rows:
+        if store.is_alive(owner):
+            continue
+        _cut(store, partition_id, segment_id, end)
+        reach("recovery.segment_cut")
+        store.write(
+            lambda tx, segment_id=segment_id: tx.run("log/segment_seal", (segment_id,)),
+            durability=Durability.PROCESS,
+        )
+        sealed += 1
+    return sealed
+
+
+def _cut(store: Store, partition_id: int, segment_id: int, end: int) -> None:
+    path = store.directory.segment(partition_id, segment_id)
+    if not path.exists():
+        if end:
+            raise StoreCorrupt(
+                "a segment is missing",
+                where=str(path),
+                expected=f"a file of at least {end} bytes",
+                next_step="restore a copy of the whole directory",
+            )
+        return
+    size = path.stat().st_size
+    if size < end:
+        raise StoreCorrupt(
+            f"a segment ends {end - size} bytes early",
+            where=str(path),
+            expected=f"at least {end} bytes",
+            next_step="run `millstream check` on the store, and restore a copy",
+        )
+    if size > end:
+        descriptor = store.disk.open(path)
+        try:
+            store.disk.truncate(descriptor, end)
+        finally:
+            os.close(descriptor)

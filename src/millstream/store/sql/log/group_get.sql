@@ -1,0 +1,1 @@
+SELECT id, generation FROM consumer_group WHERE name = ? AND topic_id = ?

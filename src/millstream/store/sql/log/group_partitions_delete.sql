@@ -1,0 +1,1 @@
+DELETE FROM group_partition WHERE group_id = ?

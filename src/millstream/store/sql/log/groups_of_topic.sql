@@ -1,0 +1,1 @@
+SELECT id, name, generation FROM consumer_group WHERE topic_id = ? ORDER BY name

@@ -1,0 +1,1 @@
+UPDATE partition SET compacted_to = ? WHERE id = ?

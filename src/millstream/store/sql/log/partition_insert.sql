@@ -1,0 +1,1 @@
+INSERT INTO partition (topic_id, number) VALUES (?, ?)

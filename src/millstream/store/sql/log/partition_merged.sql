@@ -1,0 +1,1 @@
+UPDATE partition SET merged_to = ? WHERE id = ?

@@ -1,0 +1,1 @@
+UPDATE partition SET size_bytes = size_bytes + ? WHERE id = ?

@@ -1,0 +1,1 @@
+DELETE FROM producer_batch WHERE partition_id = ?

@@ -1,0 +1,1 @@
+INSERT INTO topic_schema (topic_id, arrow) VALUES (?, ?) RETURNING id

@@ -1,0 +1,1 @@
+DELETE FROM topic_schema WHERE topic_id = ?

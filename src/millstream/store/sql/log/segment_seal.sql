@@ -1,0 +1,1 @@
+UPDATE segment SET sealed = 1 WHERE id = ?

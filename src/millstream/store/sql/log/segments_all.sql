@@ -1,0 +1,1 @@
+SELECT id, partition_id, sealed FROM segment ORDER BY id

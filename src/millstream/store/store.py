@@ -1,0 +1,290 @@
+"""A store opened by one process: the composition of the parts in this folder.
+
+Many processes open the same directory at once. Threads may share a ``Store``. After ``fork`` the child must not use the
+parent's: it gets StoreClosed and opens its own.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import apsw
+
+from millstream.primitives.clock import SYSTEM_CLOCK, Clock
+from millstream.primitives.durability import Durability, durability_of
+from millstream.primitives.errors import (
+    MillstreamError,
+    StoreClosed,
+    StoreCorrupt,
+    StoreError,
+)
+from millstream.primitives.identity import new_id
+from millstream.store import recovery
+from millstream.store.catalog import connect, from_sqlite, migrate, translated
+from millstream.store.directory import MARKER_TEXT, Directory, prepare, write_marker
+from millstream.store.disk import REAL_DISK, Disk, disk_error
+from millstream.store.duty import Duty
+from millstream.store.liveness import Liveness
+from millstream.store.locks import FileLock
+from millstream.store.segment import SegmentReader, SegmentWriters
+from millstream.store.signals import Signals, Waiter
+from millstream.store.sync import SharedSync
+from millstream.store.transaction import Committer, Snapshot, Transaction
+from millstream.store.walmark import WalMark
+
+T = TypeVar("T")
+_open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
+
+
+class Store:
+    """One directory. Open it with ``Store.open``; use it as a context manager or call ``close``."""
+
+    def __init__(self, directory: Directory, durability: Durability, clock: Clock, disk: Disk) -> None:
+        """Use ``Store.open``."""
+        self.directory = directory
+        self.path = directory.root
+        self.durability = durability
+        self.clock = clock
+        self.disk = disk
+        self.process = new_id(clock)
+        self._pid = os.getpid()
+        self._closed = False
+        self._local = threading.local()
+        self._readers: list[apsw.Connection] = []
+        self._readers_lock = threading.Lock()
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        durability: str | Durability = Durability.DISK,
+        clock: Clock = SYSTEM_CLOCK,
+        disk: Disk = REAL_DISK,
+        create: bool = True,
+    ) -> Store:
+        """Open the store at ``path``, making it first if it is missing.
+
+        Recovers from whatever crash came before: what is not in the catalog does not exist. Raises NotAStore,
+        StoreVersionError, StoreReadOnly, StoreCorrupt or StoreFull; the directory is left as it was then.
+        """
+        root = Path(path).absolute()
+        directory = prepare(root, disk, create=create)
+        store = cls(directory, durability_of(durability), clock, disk)
+        try:
+            store._start()
+        except BaseException as error:
+            store._release()
+            if isinstance(error, OSError):
+                raise disk_error(error, where=root) from error
+            if isinstance(error, apsw.Error):
+                raise from_sqlite(error, root) from error
+            raise
+        _open_stores.add(store)
+        return store
+
+    def _start(self) -> None:
+        run = self.directory.run
+        with FileLock(run / "opening.lock") as opening:
+            self.signals = Signals(run, self.clock)
+            self._liveness = Liveness(run, self.process)
+            alone = recovery.is_alone(run, self._liveness)
+            fresh = self._check_marker()
+            mark = WalMark(self.signals, self.directory.wal, self.disk)
+            if alone:
+                mark.verify_header()
+            vfs = self.disk.vfs
+            self._writer = connect(self.directory.catalog, vfs=vfs, create=fresh)
+            if alone:
+                mark.verify_length(self._writer)
+            self._check_catalog(fresh=fresh)
+            migrate(self._writer, self.directory.catalog)
+            if fresh:
+                recovery.checkpoint(self._writer)
+                write_marker(self.directory, self.disk)
+            self._build(mark)
+            recovery.seal_dead_segments(self)
+        opening.close()
+
+    def _check_marker(self) -> bool:
+        marker = self.directory.marker
+        if not marker.is_file():
+            return True
+        if marker.read_text("utf-8", errors="replace") != MARKER_TEXT:
+            raise StoreCorrupt(
+                "the marker of the store is damaged",
+                where=str(marker),
+                expected=MARKER_TEXT.strip(),
+                next_step="restore it, then run `millstream check` on the store",
+            )
+        if not self.directory.catalog.is_file():
+            raise StoreCorrupt(
+                "the catalog is missing",
+                where=str(self.directory.catalog),
+                next_step="restore a copy of the whole directory",
+            )
+        return False
+
+    def _check_catalog(self, *, fresh: bool) -> None:
+        with translated(self.directory.catalog):
+            if not fresh and self._writer.pragma("user_version") == 0:
+                raise StoreCorrupt(
+                    "the catalog is empty",
+                    where=str(self.directory.catalog),
+                    expected="the catalog of a store",
+                    next_step="restore a copy of the whole directory",
+                )
+
+    def _build(self, mark: WalMark) -> None:
+        run = self.directory.run
+        self._write_lock = FileLock(run / "write.lock")
+        self._sync_lock = FileLock(run / "sync.lock")
+        self._wal = self.disk.open(self.directory.wal)
+        self._mark = mark
+        mark.watch(self._writer, self._wal)
+        self.committer = Committer(
+            self._writer,
+            self._write_lock,
+            sync=SharedSync(self.signals, self._sync_lock, self._sync_wal),
+            signals=self.signals,
+            clock=self.clock,
+            committed=mark.committed,
+            where=str(self.path),
+        )
+        self.segments = SegmentWriters(self)
+        self.frames = SegmentReader(self)
+        self.duty = Duty(self)
+
+    def _sync_wal(self) -> None:
+        synced = self._mark.current()
+        try:
+            self.disk.sync(self._wal)
+        except OSError as error:
+            raise self.stop(error, self.directory.wal) from error
+        self._mark.synced(synced)
+
+    def stop(self, error: OSError, where: Path) -> StoreError:
+        """Refuse further writes of this process after a failed sync; return the error to raise."""
+        ours = disk_error(error, where=where)
+        self.committer.stop(ours)
+        return ours
+
+    def write(
+        self, work: Callable[[Transaction], T], *, durability: Durability | None = None
+    ) -> T:
+        """Run ``work`` in one transaction; return when it is committed, and with durability disk also synced.
+
+        ``work`` must be short, do no I/O, and not use the store; another thread may run it, together with others' works.
+        An exception from ``work`` undoes its own effects and reaches the caller. Raises StoreFull (nothing was kept),
+        StoreStopped, StoreBusy, StoreClosed.
+        """
+        self._refuse_closed()
+        to_disk = (durability or self.durability) is Durability.DISK
+        return self.committer.submit(work, to_disk=to_disk)
+
+    @contextmanager
+    def read(self) -> Iterator[Snapshot]:
+        """Give a consistent view of the catalog. Readers are never blocked and never block a writer."""
+        self._refuse_closed()
+        connection = self._reader()
+        with translated(self.directory.catalog):
+            if connection.in_transaction:
+                yield Snapshot(connection)  # nested: the same view
+                return
+            connection.execute("BEGIN")
+            try:
+                yield Snapshot(connection)
+            finally:
+                connection.execute("COMMIT")
+
+    def _reader(self) -> apsw.Connection:
+        connection: apsw.Connection | None = getattr(self._local, "connection", None)
+        if connection is None:
+            connection = connect(self.directory.catalog, vfs=self.disk.vfs)
+            self._local.connection = connection
+            with self._readers_lock:
+                self._readers.append(connection)
+        return connection
+
+    def waiter(self, *channels: str) -> Waiter:
+        """Return a sleeper that commits on these channels wake. Close it when it is not needed any more."""
+        self._refuse_closed()
+        return self.signals.waiter(*channels)
+
+    def is_alive(self, process: str) -> bool:
+        """Return whether the process of that identity lives: the kernel's word, at once."""
+        return self._liveness.is_alive(process)
+
+    def checkpoint(self) -> None:
+        """Move committed pages from the write-ahead log to the catalog's file, mostly without blocking writers."""
+        self._refuse_closed()
+        recovery.checkpoint_shared(self._reader(), self.committer)
+
+    def sweep(self) -> None:
+        """Remove the signs of life of processes that died."""
+        self._liveness.sweep()
+
+    def _refuse_closed(self) -> None:
+        if self._closed or self._pid != os.getpid():
+            raise StoreClosed(
+                "the store is closed" if self._closed else "the store was opened before a fork",
+                where=str(self.path),
+                next_step="open it again in this process",
+            )
+
+    @property
+    def closed(self) -> bool:
+        """Whether it cannot be used any more."""
+        return self._closed or self._pid != os.getpid()
+
+    def close(self) -> None:
+        """Stop background work and give everything back. Committed work is safe with or without this."""
+        if self._closed:
+            return
+        self.duty.stop()
+        self._closed = True
+        self.segments.close()
+        self._release()
+
+    def _release(self) -> None:
+        self._closed = True
+        self.__dict__.get("frames") and self.frames.close()
+        for connection in self._readers:
+            connection.close()
+        if "_writer" in self.__dict__:
+            self._writer.close()
+        if "_wal" in self.__dict__:
+            os.close(self._wal)
+        for name in ("_write_lock", "_sync_lock", "_liveness", "signals"):
+            if name in self.__dict__:
+                self.__dict__[name].close()
+
+    def _forget_after_fork(self) -> None:
+        # The child's copy of the descriptor would keep the parent's sign of life after the parent's death.
+        self._closed = True
+        self._liveness.close(forked=True)
+
+    def __enter__(self) -> Store:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+def _after_fork_in_child() -> None:
+    for store in list(_open_stores):
+        store._forget_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+__all__ = ["MillstreamError", "Store"]

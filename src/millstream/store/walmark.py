@@ -1,0 +1,134 @@
+"""How far the write-ahead log must be readable, so that damage in it is told apart from a torn end.
+
+SQLite takes a frame whose checksum does not fit for the end of its log, which is right after a crash and silently wrong
+after a flipped bit: commits would vanish. So ``run/signals`` keeps two marks, (salts, pages): ``committed``, valid while
+the machine has not restarted, and ``synced``, valid always, because it is written after the sync it speaks of.
+
+    32  salts (8 bytes), pages u64     committed
+    64  salts (8 bytes), pages u64     synced
+    96  36 bytes                       the boot that the committed mark belongs to
+
+The log has fewer valid pages than a mark of the same salts: the store is refused. The log's own header is damaged while a
+mark says that it held pages: refused. Other salts: a new round of the log, whose pages before were all moved to the
+catalog's file; the mark says nothing about it. The ``run`` folder is gone: no marks, and SQLite's own rule stands.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+import apsw
+
+from millstream.primitives.errors import StoreCorrupt
+from millstream.store.disk import Disk
+from millstream.store.signals import Signals
+
+_COMMITTED = 32
+_SYNCED = 64
+_BOOT = 96
+_BOOT_BYTES = 36
+_BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
+_MARK = struct.Struct("<8sQ")
+_NOTHING = (b"\0" * 8, 0)
+_HEADER_BYTES = 32
+_SALTS = slice(16, 24)
+_MAGICS = (0x377F0682, 0x377F0683)
+
+Mark = tuple[bytes, int]
+
+
+class WalMark:
+    """The marks of one store. ``committed`` is called under the write lock, ``synced`` under the sync lock."""
+
+    def __init__(self, signals: Signals, wal: Path, disk: Disk) -> None:
+        """Nothing is read or written yet."""
+        self._disk = disk
+        self._signals = signals
+        self._wal = wal
+        self._descriptor = -1
+        self._pages = 0
+        self._salts = b"\0" * 8
+
+    def watch(self, connection: apsw.Connection, descriptor: int) -> None:
+        """Learn from SQLite how long the log is after each commit of the writing connection."""
+        self._descriptor = descriptor
+        connection.set_wal_hook(self._on_commit)
+
+    def _on_commit(self, connection: apsw.Connection, name: str, pages: int) -> int:
+        self._pages = pages
+        return 0
+
+    def committed(self) -> None:
+        """Remember the last commit; called while the write lock is held."""
+        salts = self._disk.read(self._descriptor, 8, _SALTS.start)
+        _MARK.pack_into(self._signals.shared, _COMMITTED, salts, self._pages)
+
+    def current(self) -> Mark:
+        """Return the committed mark, to be passed to ``synced`` after the sync."""
+        salts, pages = _MARK.unpack_from(self._signals.shared, _COMMITTED)
+        return (salts, pages)
+
+    def synced(self, mark: Mark) -> None:
+        """Remember what is on the disk."""
+        _MARK.pack_into(self._signals.shared, _SYNCED, *mark)
+
+    def verify_header(self) -> None:
+        """Before SQLite opens the log, while no process uses the store. Raises StoreCorrupt."""
+        self._adopt_boot()
+        if not self._wal.exists():
+            self._clear()
+            return
+        with self._wal.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+        if _header_fits(header):
+            self._salts = header[_SALTS]
+        elif self.current()[1] or self._synced()[1]:
+            raise self._damaged("its header does not fit")
+
+    def verify_length(self, connection: apsw.Connection) -> None:
+        """After SQLite has recovered the log, while no process uses the store. Raises StoreCorrupt."""
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+        pages, _ = connection.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
+        for salts, expected in (self.current(), self._synced()):
+            if expected and salts == self._salts and pages < expected:
+                raise self._damaged(f"{expected} pages were committed, {max(pages, 0)} can be read")
+        self._clear()
+
+    def _synced(self) -> Mark:
+        salts, pages = _MARK.unpack_from(self._signals.shared, _SYNCED)
+        return (salts, pages)
+
+    def _clear(self) -> None:
+        _MARK.pack_into(self._signals.shared, _COMMITTED, *_NOTHING)
+        _MARK.pack_into(self._signals.shared, _SYNCED, *_NOTHING)
+
+    def _adopt_boot(self) -> None:
+        boot = _BOOT_FILE.read_bytes()[:_BOOT_BYTES] if _BOOT_FILE.exists() else b""
+        boot = boot.ljust(_BOOT_BYTES, b"\0")
+        map_ = self._signals.shared
+        if not boot.strip(b"\0") or map_[_BOOT : _BOOT + _BOOT_BYTES] != boot:
+            _MARK.pack_into(map_, _COMMITTED, *_NOTHING)
+            map_[_BOOT : _BOOT + _BOOT_BYTES] = boot
+
+    def _damaged(self, how: str) -> StoreCorrupt:
+        return StoreCorrupt(
+            f"the catalog's write-ahead log is damaged: {how}",
+            where=str(self._wal),
+            expected="every committed page",
+            next_step="keep a copy of the directory, then restore a backup; nothing was changed",
+        )
+
+
+def _header_fits(header: bytes) -> bool:
+    if len(header) < _HEADER_BYTES:
+        return False
+    magic = int.from_bytes(header[:4], "big")
+    if magic not in _MAGICS:
+        return False
+    order = ">" if magic & 1 else "<"
+    first = second = 0
+    for a, b in struct.iter_unpack(f"{order}II", header[:24]):
+        first = (first + a + second) & 0xFFFFFFFF
+        second = (second + b + first) & 0xFFFFFFFF
+    return struct.unpack(">II", header[24:32]) == (first, second)
