@@ -1,0 +1,108 @@
+# Everything a person or CI runs, one word each: `make help` lists them.
+#
+# The environment is .venv, made by the interpreter's own venv module and filled by pip from the
+# lock files in requirements/, each of which holds every package with its hashes. A stamp in .venv
+# remembers what was installed; it runs again only when a lock file or pyproject.toml changed.
+
+PYTHON ?= python3
+ARGS   ?=
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+# --no-deps: the lock files are complete, so pip has nothing to look for.
+LOCKED := $(PIP) install --quiet --no-deps --no-build-isolation --require-hashes --use-pep517
+MYSELF := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
+UV     := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
+          --no-header --no-emit-index-url --no-emit-find-links --excludes requirements/excludes.txt
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.NOTPARALLEL:
+.PHONY: help demo test check static format lint types imports tidy docs bench package lock clean
+
+help: ## list what can be made
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+	@echo "  PYTHON=python3.12 chooses the interpreter of a new .venv; ARGS='...' goes to pytest, the demo or the benchmark."
+
+# ---- what a newcomer runs -----------------------------------------------------------------------
+
+demo: $(VENV)/.demo ## run the main job on real flights
+	$(BIN)/millstream demo $(ARGS)
+
+test: $(VENV)/.dev ## run all tests (ARGS="-k log" for some)
+	$(BIN)/python -m pytest $(ARGS)
+
+# ---- the whole truth ----------------------------------------------------------------------------
+
+check: static test ## the whole truth: format, lint, types, imports, then tests (tidy and docs among them)
+
+static: format lint types imports ## everything in check that runs no test
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format --check .
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports --config importlinter.ini --no-cache
+
+tidy: $(VENV)/.dev ## only the rules of shape, exports and lock files
+	$(BIN)/python -m pytest tests/architecture --ignore=tests/architecture/test_docs.py $(ARGS)
+
+docs: $(VENV)/.dev ## only the docs: examples run, links resolve, nothing is left unnamed
+	$(BIN)/python -m pytest tests/architecture/test_docs.py $(ARGS)
+
+# ---- for contributors ---------------------------------------------------------------------------
+
+bench: $(VENV)/.bench ## run a benchmark beside its peers: make bench NAME=log
+	@test -n "$(NAME)" || { echo "error: which benchmark? For example: make bench NAME=log" >&2; exit 2; }
+	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
+
+package: $(VENV)/.dev ## build the wheel and the source archive in dist/
+	$(BIN)/python -m build --no-isolation
+
+lock: $(VENV)/.lock ## renew the lock files (ARGS="--upgrade" takes newer versions)
+	$(UV) $(ARGS) --group build -o requirements/build.txt
+	$(UV) $(ARGS) --group lock -o requirements/lock.txt
+	$(UV) $(ARGS) --extra demo --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
+	$(UV) $(ARGS) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
+	$(UV) $(ARGS) --group bench -c requirements/dev.txt -o requirements/bench.txt
+
+clean: ## remove .venv, caches and everything that was built
+	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
+	find src tests benchmarks -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true
+
+# ---- the environment ----------------------------------------------------------------------------
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
+	  echo "error: millstream needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
+	  echo "error: $(PYTHON) has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.build: requirements/build.txt | $(BIN)/python
+	$(LOCKED) -r requirements/build.txt
+	@touch $@
+
+$(VENV)/.demo: requirements/demo.txt pyproject.toml $(VENV)/.build
+	$(LOCKED) -r requirements/demo.txt
+	$(MYSELF)
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml $(VENV)/.build
+	$(LOCKED) -r requirements/dev.txt
+	$(MYSELF)
+	@touch $@
+
+$(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
+	$(LOCKED) -r requirements/bench.txt
+	@touch $@
+
+$(VENV)/.lock: requirements/lock.txt | $(BIN)/python
+	$(LOCKED) -r requirements/lock.txt
+	@touch $@
