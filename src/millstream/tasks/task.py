@@ -6,10 +6,11 @@ import inspect
 import pathlib
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, overload
+
+import msgspec
 
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import ConfigurationError, UnknownTask
@@ -35,11 +36,10 @@ R = TypeVar("R")
 EngineProvider = Callable[[], TaskEngine]
 
 
-@dataclass(frozen=True, slots=True)
-class Signature(Generic[R]):
+class Signature(msgspec.Struct, Generic[R], frozen=True):
     """A call that is not sent yet: ``task.s(…)``. Checked when it is sent."""
 
-    task: AnyTask[..., R]
+    task: Any  # AnyTask[..., R], which is defined below and holds no place for its type.
     args: tuple[Any, ...]
     kwargs: Mapping[str, Any]
     countdown: float | timedelta | None = None
@@ -58,7 +58,7 @@ class Signature(Generic[R]):
         task_id: str | None = None,
     ) -> Signature[R]:
         """Return the same call with these options, see ``apply_async``."""
-        return replace(
+        return msgspec.structs.replace(
             self, countdown=countdown, eta=eta, queue=queue, priority=priority, task_id=task_id
         )
 

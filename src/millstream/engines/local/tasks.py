@@ -1,0 +1,274 @@
+"""Tasks in the store's catalog: one row a task, one transaction a step.
+
+A step of a worker is one commit: results, acknowledgements and the next claim together. What is claimed belongs to a
+lease; the lease belongs to a worker; a worker that dies is evicted by another, in one commit with the return of its
+tasks.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import threading
+from collections.abc import Mapping, Sequence
+
+from millstream.engines.local import task_transactions as rows
+from millstream.engines.local.task_delays import TaskDelays
+from millstream.primitives.durability import Durability
+from millstream.primitives.errors import ConfigurationError, ResultTimeout
+from millstream.primitives.telemetry import reach
+from millstream.store.catalog import Row
+from millstream.store.store import Store
+from millstream.store.transaction import Snapshot, Transaction
+from millstream.tasks.lease import LeaseWatch, WorkerSight
+from millstream.tasks.limits import QUEUES_PER_WORKER_MAX
+from millstream.tasks.message import (
+    Attempt,
+    Claimed,
+    Completion,
+    Exchange,
+    Lease,
+    Outcome,
+    Readiness,
+    Recovered,
+    TaskMessage,
+    TaskStatus,
+)
+from millstream.tasks.options import check_name
+from millstream.tasks.result import unknown_task_id
+from millstream.tasks.states import TaskState
+
+
+class LocalTasks:
+    """The ``TaskEngine`` and ``TaskDelivery`` of one store. Any thread."""
+
+    def __init__(self, store: Store) -> None:
+        """Use an open store; closing it is the caller's."""
+        self.store = store
+        self._delays = TaskDelays()
+        self._watch = LeaseWatch()
+        self._watch_lock = threading.Lock()
+
+    # Senders
+
+    def now_us(self) -> int:
+        """Return the time that ETAs are compared with."""
+        return self.store.clock.now_us()
+
+    def enqueue(self, messages: Sequence[TaskMessage]) -> None:
+        """Store the calls in one commit; durable when this returns. See ``TaskEngine``."""
+        if messages:
+            self.store.write(lambda tx: rows.enqueue(tx, messages))
+            reach("task.enqueued")
+
+    def status(self, task_id: str) -> TaskStatus | None:
+        """Return what is known of a task, or None."""
+        with self.store.read() as snapshot:
+            return _status(snapshot, task_id)
+
+    def wait(self, task_id: str, timeout_s: float | None) -> TaskStatus:
+        """Return the final status; sleeps until the commit that ends the task wakes it."""
+        clock = self.store.clock
+        end_s = None if timeout_s is None else clock.monotonic_s() + timeout_s
+        with self.store.waiter(rows.task_channel(task_id)) as waiter:
+            while True:
+                waiter.arm()
+                status = self.status(task_id)
+                if status is None:
+                    raise unknown_task_id(task_id)
+                if status.state.is_final:
+                    return status
+                left_s = None if end_s is None else end_s - clock.monotonic_s()
+                if left_s is not None and left_s <= 0:
+                    raise _timed_out(status, timeout_s)
+                waiter.wait(left_s)
+
+    def attempts(self, task_id: str) -> list[Attempt]:
+        """Return every failed attempt, the first one first."""
+        with self.store.read() as snapshot:
+            return [_attempt(row) for row in snapshot.run("tasks/attempts", (task_id,))]
+
+    def depth(self, queue: str | None = None) -> Mapping[TaskState, int]:
+        """Return how many tasks are in each state."""
+        with self.store.read() as snapshot:
+            if queue is None:
+                counts = snapshot.run("tasks/depth")
+            else:
+                counts = snapshot.run("tasks/depth_of_queue", (queue,))
+        known: dict[str, int] = dict(counts)
+        return {state: known.get(state, 0) for state in TaskState}
+
+    # Workers
+
+    def join(self, queues: Sequence[str], *, lease_us: int) -> Lease:
+        """Register a worker of this process."""
+        if not 0 < len(queues) <= QUEUES_PER_WORKER_MAX or len(set(queues)) < len(queues):
+            raise ConfigurationError(
+                f"a worker cannot read {len(queues)} queues: {', '.join(queues)[:80]}",
+                expected=f"1 to {QUEUES_PER_WORKER_MAX} different names",
+            )
+        for queue in queues:
+            check_name("queue", queue)
+        worker = f"{platform.node()}:{os.getpid()}"
+
+        def work(tx: Transaction) -> int:
+            params = (self.store.process, worker, json.dumps(list(queues)), lease_us, tx.now_us)
+            number: int = tx.run("tasks/join", params)[0][0]
+            return number
+
+        number = self.store.write(work, durability=Durability.PROCESS)
+        reach("task.joined")
+        return Lease(number=number, worker=worker, queues=tuple(queues))
+
+    def ready(self, queues: Sequence[str]) -> Readiness:
+        """Tell whether a claim would find something; reads only."""
+        with self.store.read() as snapshot:
+            queued = any(snapshot.run("tasks/has_queued", (queue,))[0][0] for queue in queues)
+            due = [due_us for due_us in snapshot.run("tasks/next_due")[0] if due_us is not None]
+        next_due_us = min(due, default=None)
+        is_due = next_due_us is not None and next_due_us <= self.store.clock.now_us()
+        return Readiness(now=queued or is_due, next_due_us=next_due_us)
+
+    def is_idle(self, queues: Sequence[str]) -> bool:
+        """Tell whether nothing is queued, running or waiting for a retry; an ETA to come is not counted."""
+        with self.store.read() as snapshot:
+            return rows.is_idle(snapshot, queues)
+
+    def exchange(self, lease: Lease, done: Sequence[Completion], *, want: int) -> Exchange:
+        """Store completions and claim up to ``want`` tasks in one commit. See ``TaskDelivery``."""
+
+        def work(tx: Transaction) -> tuple[Sequence[Completion], tuple[Claimed, ...], bool]:
+            accepted = rows.complete(tx, lease, done) if done else ()
+            holds, claimed = rows.claim(tx, lease, want)
+            self._delays.store(tx)
+            return accepted, claimed, not holds
+
+        accepted, claimed, evicted = self.store.write(work)
+        committed_us = self.store.clock.now_us()
+        if accepted:
+            self._delays.add(accepted, committed_us)
+            reach("task.acknowledged")
+        if claimed:
+            reach("task.claimed")
+        return Exchange(claimed, len(done) - len(accepted), evicted, committed_us)
+
+    def hand_back(self, lease: Lease, tasks: Sequence[Claimed]) -> int:
+        """Return claimed tasks that were not run to their old place in the queue."""
+        returned = self.store.write(
+            lambda tx: rows.hand_back(tx, lease, tasks), durability=Durability.PROCESS
+        )
+        reach("task.handed_back")
+        return returned
+
+    def beat(self, lease: Lease) -> bool:
+        """Show a sign of life. Needs no sync: after a power loss every worker is dead anyway."""
+        held = self.store.write(
+            lambda tx: tx.run("tasks/beat", (lease.number,)), durability=Durability.PROCESS
+        )
+        return bool(held)
+
+    def leave(self, lease: Lease) -> None:
+        """Give up the lease; all that is still held goes back to the queue, uncharged."""
+
+        def work(tx: Transaction) -> None:
+            rows.leave(tx, lease)
+            self._delays.store(tx, now=True)
+
+        self.store.write(work, durability=Durability.PROCESS)
+        reach("task.left")
+
+    def recover(self) -> Recovered:
+        """Evict dead workers, return their tasks, remove expired results; writes only if there is something to do."""
+        with self.store.read() as snapshot:
+            seen = snapshot.run("tasks/workers")
+            expired = snapshot.run("tasks/expired", (self.store.clock.now_us(),))[0][0]
+        deaths = self._deaths(seen)
+        if not (deaths or expired or self._delays.are_due):
+            return Recovered(0, 0, 0)
+
+        def work(tx: Transaction) -> Recovered:
+            fates = [rows.evict(tx, death) for death in deaths]
+            if expired:
+                rows.prune(tx)
+            self._delays.store(tx)
+            return Recovered(
+                len(fates), sum(fate[0] for fate in fates), sum(fate[1] for fate in fates)
+            )
+
+        recovered = self.store.write(work)
+        reach("task.recovered")
+        return recovered
+
+    def refused(self) -> int:
+        """Return how many completions came too late, ever."""
+        with self.store.read() as snapshot:
+            found = snapshot.run("tasks/counter", (rows.REFUSED,))
+        return int(found[0][0]) if found else 0
+
+    def _deaths(self, seen: Sequence[Row]) -> list[rows.Death]:
+        sights = [
+            WorkerSight(lease=lease, process=process, beats=beats, lease_us=lease_us)
+            for lease, process, _, beats, lease_us in seen
+        ]
+        names = {row[0]: str(row[2]) for row in seen}
+        monotonic_us = int(self.store.clock.monotonic_s() * 1_000_000)
+        with self._watch_lock:
+            silent = self._watch.silent(sights, monotonic_us=monotonic_us)
+        deaths = []
+        for sight in sights:
+            if not self.store.is_alive(sight.process):
+                why = "its process is gone (killed, out of memory, or crashed)"
+            elif sight.lease in silent:
+                why = f"no sign of life for {sight.lease_us / 1_000_000:g} s, its lease"
+            else:
+                continue
+            deaths.append(rows.Death(sight.lease, names[sight.lease], why))
+        return deaths
+
+
+def _status(snapshot: Snapshot, task_id: str) -> TaskStatus | None:
+    found = snapshot.run("tasks/status", (task_id,))
+    if not found:
+        return None
+    (seq, name, queue, priority, state, enqueued, due, failures, deaths, finished, result) = found[
+        0
+    ]
+    last = snapshot.run("tasks/last_attempt", (seq,)) if failures or deaths else []
+    return TaskStatus(
+        id=task_id,
+        name=name,
+        queue=queue,
+        priority=priority,
+        state=TaskState(state),
+        enqueued_us=enqueued,
+        due_us=due,
+        failures=failures,
+        deaths=deaths,
+        finished_us=finished,
+        result=result,
+        last=_attempt(last[0]) if last else None,
+    )
+
+
+def _attempt(row: Row) -> Attempt:
+    number, outcome, worker, started_us, ended_us, error_type, error, traceback = row
+    return Attempt(
+        number=number,
+        outcome=Outcome(outcome),
+        worker=worker,
+        started_us=started_us,
+        ended_us=ended_us,
+        error_type=error_type,
+        error=error,
+        traceback=traceback,
+    )
+
+
+def _timed_out(status: TaskStatus, timeout_s: float | None) -> ResultTimeout:
+    return ResultTimeout(
+        f"no result of task {status.name!r} within {timeout_s} s; it is {status.state}",
+        where=f"task id {status.id}, queue {status.queue!r}",
+        expected="a worker that reads the queue",
+        next_step="start one with `millstream worker`, or wait for longer; the task stays as it is",
+    )

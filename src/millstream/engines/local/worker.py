@@ -1,0 +1,246 @@
+"""A worker: claims tasks, runs them one after another, commits their ends. One process, one task at a time.
+
+    join ─> [ exchange: results + acknowledgements + next claim, one commit ] ─> run each ─┐
+                 ^                                                                         │
+                 └── nothing to do: sleep until woken, an ETA comes, or it is time to look for dead workers
+
+A second thread (``LeaseKeeper``) shows the signs of life, and helps when one task of a batch turns out long: it
+commits what is finished and hands back what is not started, so that nobody waits behind it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass
+
+from millstream.engines.local.tasks import LocalTasks
+from millstream.engines.local.worker_execute import Executor
+from millstream.engines.local.worker_hand import Hand
+from millstream.primitives.errors import MillstreamError
+from millstream.primitives.telemetry import reach
+from millstream.tasks.claim_size import ClaimSize
+from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
+from millstream.tasks.message import Claimed, Completion, Lease
+from millstream.tasks.retry import Chance
+from millstream.tasks.task import TaskRegistry
+
+_WATCH_US = 2 * CLAIM_GOAL_US
+_MICROSECONDS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSettings:
+    """What a worker does; durations in microseconds."""
+
+    queues: tuple[str, ...] = ("default",)
+    burst: bool = False
+    """Stop when nothing is queued, running or waiting for a retry."""
+    lease_us: int = LEASE_US
+
+
+class Worker:
+    """Runs tasks in the thread that calls ``run``. ``stop`` and ``abandon`` may be called from any other."""
+
+    def __init__(
+        self,
+        engine: LocalTasks,
+        registry: TaskRegistry,
+        settings: WorkerSettings,
+        *,
+        chance: Chance,
+    ) -> None:
+        """Nothing happens before ``run``. ``chance`` is a seeded ``random.Random``: it spreads the retries."""
+        self._engine = engine
+        self._settings = settings
+        self._clock = engine.store.clock
+        self._hand = Hand(self._clock)
+        self._size = ClaimSize()
+        self._stopping = threading.Event()
+        self._runner = asyncio.Runner()
+        self._executor = Executor(
+            registry, clock=self._clock, chance=chance, run_coroutine=self._runner.run
+        )
+        channels = [f"tasks:{queue}" for queue in settings.queues]
+        self._waiter = engine.store.waiter(*channels)
+        self._looked_s = self._clock.monotonic_s()
+        self._lease: Lease | None = None
+
+    def run(self) -> None:
+        """Work until stopped, or with ``burst`` until there is nothing left.
+
+        Whatever is finished is committed and whatever is not started is handed back when this returns. Raises
+        StoreError when the store fails; the lease ends then, and other workers take over.
+        """
+        self._engine.recover()
+        lease = self._join()
+        keeper = LeaseKeeper(self._engine, self._hand, lease, self._settings.lease_us)
+        try:
+            lease = self._serve(lease, keeper)
+        finally:
+            keeper.stop()
+            self._waiter.close()
+            self._runner.close()
+        self._engine.leave(lease)
+
+    def stop(self) -> None:
+        """Finish the running task, commit, hand back the rest, and return from ``run``. Any thread."""
+        self._stopping.set()
+        self._waiter.interrupt()
+
+    def abandon(self) -> None:
+        """Commit what is finished; hand back all else, uncharged, the running task too. The process must end next."""
+        self._stopping.set()
+        lease = self._lease
+        if lease is None:
+            return
+        finished = self._hand.drain()
+        if finished:
+            self._engine.exchange(lease, finished, want=0)
+        self._engine.leave(lease)
+
+    def _join(self) -> Lease:
+        settings = self._settings
+        self._lease = self._engine.join(settings.queues, lease_us=settings.lease_us)
+        return self._lease
+
+    def _serve(self, lease: Lease, keeper: LeaseKeeper) -> Lease:
+        """Work until it is time to end; return the lease that is held then."""
+        queues = self._settings.queues
+        finished: list[Completion] = []
+        while True:
+            keeper.refuse_failed()
+            stopping = self._stopping.is_set()
+            if stopping and not finished:
+                return lease  # What was not started goes back with the lease.
+            claimed: tuple[Claimed, ...] = ()
+            if finished or self._engine.ready(queues).now:
+                want = 0 if stopping else self._size.tasks
+                exchange = self._engine.exchange(lease, finished, want=want)
+                claimed = exchange.claimed
+                if exchange.evicted:
+                    # Whoever evicted this worker returned its tasks: it goes on with empty hands.
+                    reach("task.evicted")
+                    self._hand.give_up()
+                    lease = self._join()
+                    keeper.watch(lease)
+            self._look_for_the_dead()
+            if claimed:
+                self._run_batch(claimed, keeper)
+            elif not stopping and not finished and not self._rest():
+                return lease
+            finished = self._hand.drain()
+
+    def _run_batch(self, claimed: tuple[Claimed, ...], keeper: LeaseKeeper) -> None:
+        self._hand.fill(claimed)
+        if len(claimed) > 1:
+            keeper.attend()
+        started_s = self._clock.monotonic_s()
+        run = 0
+        while not self._stopping.is_set():
+            task = self._hand.take()
+            if task is None:
+                break
+            self._hand.finish(self._executor.run(task))
+            run += 1
+        process_us = int((self._clock.monotonic_s() - started_s) * _MICROSECONDS)
+        self._size.observe(tasks=run, process_us=process_us)
+
+    def _look_for_the_dead(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if (now_s - self._looked_s) * _MICROSECONDS >= RECOVERY_TICK_US:
+            self._looked_s = now_s
+            self._engine.recover()
+
+    def _rest(self) -> bool:
+        """Sleep until there may be something to do; False when a burst has come to its end."""
+        self._waiter.arm()
+        ready = self._engine.ready(self._settings.queues)
+        if ready.now:
+            return True
+        if self._settings.burst and self._engine.is_idle(self._settings.queues):
+            return False
+        timeout_us = RECOVERY_TICK_US
+        if ready.next_due_us is not None:
+            timeout_us = min(timeout_us, ready.next_due_us - self._clock.now_us())
+        self._waiter.wait(max(0, timeout_us) / _MICROSECONDS)
+        return True
+
+
+class LeaseKeeper:
+    """The second thread of a worker. Idle it wakes only to show a sign of life."""
+
+    def __init__(self, engine: LocalTasks, hand: Hand, lease: Lease, lease_us: int) -> None:
+        """Start the thread."""
+        self._engine = engine
+        self._hand = hand
+        self._lease = lease
+        self._clock = engine.store.clock
+        self._beat_s = lease_us / BEATS_PER_LEASE / _MICROSECONDS
+        self._wake = threading.Event()
+        self._attention = threading.Lock()
+        self._attending = False
+        self._stopped = False
+        self._failure: MillstreamError | None = None
+        self._thread = threading.Thread(target=self._run, name="millstream-lease", daemon=True)
+        self._thread.start()
+
+    def watch(self, lease: Lease) -> None:
+        """Keep another lease from now on."""
+        self._lease = lease
+
+    def attend(self) -> None:
+        """Look at the hand every now and then until it is empty: a batch has been put into it."""
+        with self._attention:
+            fresh, self._attending = not self._attending, True
+        if fresh:
+            self._wake.set()
+
+    def refuse_failed(self) -> None:
+        """Raise the error that ended the thread, if one did: without signs of life the worker must not go on."""
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        """End the thread and wait for it."""
+        self._stopped = True
+        self._wake.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        try:
+            self._keep()
+        except MillstreamError as error:
+            self._failure = error  # Raised in the worker's own thread, see ``refuse_failed``.
+
+    def _keep(self) -> None:
+        beaten_s = self._clock.monotonic_s()
+        while not self._stopped:
+            now_s = self._clock.monotonic_s()
+            left_s = beaten_s + self._beat_s - now_s
+            if left_s <= 0:
+                self._engine.beat(self._lease)
+                beaten_s = now_s
+                continue
+            self._wake.wait(min(left_s, _WATCH_US / _MICROSECONDS) if self._attending else left_s)
+            self._wake.clear()
+            if self._attending:
+                self._attend_once()
+
+    def _attend_once(self) -> None:
+        if self._hand.is_stuck(_WATCH_US):
+            unblock(self._engine, self._lease, self._hand)
+        with self._attention:
+            # The hand is filled before ``attend`` takes this lock, so a batch is never overlooked.
+            self._attending = not self._hand.is_empty
+
+
+def unblock(engine: LocalTasks, lease: Lease, hand: Hand) -> None:
+    """Commit what is finished and hand back what is not started, behind a task that takes long."""
+    pending = hand.give_up()
+    finished = hand.drain()
+    if finished:
+        engine.exchange(lease, finished, want=0)
+    if pending:
+        engine.hand_back(lease, pending)
+    reach("task.unblocked")

@@ -1,0 +1,1 @@
+UPDATE task_workers SET beats = beats + 1 WHERE lease = ? RETURNING lease

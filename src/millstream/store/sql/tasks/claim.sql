@@ -1,0 +1,1 @@
+UPDATE tasks SET state = ?, lease = ? WHERE seq = ? AND state = 'queued'

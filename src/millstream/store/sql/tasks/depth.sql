@@ -1,0 +1,1 @@
+SELECT state, count(*) FROM tasks GROUP BY state

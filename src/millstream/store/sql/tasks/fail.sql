@@ -1,0 +1,2 @@
+UPDATE tasks SET state = ?, lease = NULL, failures = failures + 1, finished_us = ?
+WHERE seq = ? AND state = 'running' AND lease = ?

@@ -1,0 +1,1 @@
+UPDATE tasks SET state = ?, lease = NULL WHERE state = 'running' AND lease = ? RETURNING queue

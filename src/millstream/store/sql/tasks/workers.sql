@@ -1,0 +1,1 @@
+SELECT lease, process, worker, beats, lease_us FROM task_workers
