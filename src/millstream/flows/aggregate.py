@@ -169,5 +169,3 @@ def _fits(aggregate: Aggregate, kind: pa.DataType, fits: bool, words: str, where
 
 def _expression(of: str | Expression) -> Expression:
     return col(of) if isinstance(of, str) else of
-
-

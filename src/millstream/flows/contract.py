@@ -39,7 +39,7 @@ class StreamEngine(Protocol):
     def check_stream(self, plan: Plan) -> None:
         """Raise PlanError for a step that this engine cannot run as a stream."""
 
-    def stream(  # noqa: PLR0913 - each one is a keyword of the user's call
+    def stream(
         self,
         plan: Plan,
         *,
@@ -51,9 +51,13 @@ class StreamEngine(Protocol):
     ) -> RunReport:
         """Run from where the flow of that name has come to.
 
-        Whatever happens to the process, the next call continues as if nothing had happened. Raises PlanError for a plan
-        that cannot continue from the state there is, Fenced when another process streams the same flow, and StepError.
+        Whatever happens to the process, the next call continues as if nothing had happened. Raises
+        PlanError for a plan that cannot continue from the state there is, Fenced when another
+        process streams the same flow, and StepError.
         """
+
+    def reset(self, name: str) -> None:
+        """Forget the place and the state of a flow; what it has written stays. Raises Fenced while it runs."""
 
 
 @dataclass(frozen=True)

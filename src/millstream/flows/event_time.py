@@ -1,8 +1,8 @@
 """Where in a plan the event time of a window can be known first.
 
-A watermark should follow the events that arrive, not those that a filter lets through: a filter that drops everything
-of a partition must not stop time. So the window's column is traced back through the steps to the columns it was computed
-from, as far towards the source as possible.
+A watermark should follow the events that arrive, not those that a filter lets through: a filter
+that drops everything of a partition must not stop time. So the window's column is traced back
+through the steps to the columns it was computed from, as far towards the source as possible.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Anchor:
 def event_time_anchor(plan: Plan) -> Anchor | None:
     """Return the earliest point where the event time of the plan's window is known.
 
-    None when the plan has no window. ``steps`` is 0 at the source; it is greater when the column comes out of a function
-    (``map_batches``) or out of a joined table.
+    None when the plan has no window. ``steps`` is 0 at the source; it is greater when the column
+    comes out of a function (``map_batches``) or out of a joined table.
     """
     at = plan.aggregation_at()
     if at is None:

@@ -1,7 +1,8 @@
 """Expressions over the columns of one step: ``ms.col("price") * 2 > 10``.
 
-An expression is a tree of frozen dataclasses. It computes nothing: each engine compiles it. The set is small and closed,
-so that every expression means the same on every engine; ``map_batches`` is the door to everything else.
+An expression is a tree of frozen dataclasses. It computes nothing: each engine compiles it. The
+set is small and closed, so that every expression means the same on every engine; ``map_batches``
+is the door to everything else.
 
 Because ``==`` builds an expression, expressions are compared by their ``text()``, and a truth value is refused.
 """
@@ -420,13 +421,17 @@ class Then:
 
 def col(name: str) -> Expression:
     """Return the column ``name`` of the step's input."""
-    if not isinstance(name, str) or not name:
+    if not _is_name(name):
         raise PlanError(
             f"{name!r} is not the name of a column",
             expected="a non-empty text",
             next_step='write ms.col("name")',
         )
     return Column(name)
+
+
+def _is_name(name: object) -> bool:
+    return isinstance(name, str) and name != ""
 
 
 def lit(value: LiteralValue) -> Expression:

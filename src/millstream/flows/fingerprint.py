@@ -1,9 +1,10 @@
 """Whether a stream may go on from the state that another plan of its name has left.
 
-The state of a stream is what the aggregation has gathered, so everything before and in the aggregation must be the same:
-the source, each step's text, the window, the keys and the aggregates. What comes after it may change, and so may the
-rows of a joined table and the code of a ``map_batches`` function. A stream without an aggregation keeps nothing but its
-place in the source, so there only the source must be the same.
+The state of a stream is what the aggregation has gathered, so everything before and in the
+aggregation must be the same: the source, each step's text, the window, the keys and the
+aggregates. What comes after it may change, and so may the rows of a joined table and the code of a
+``map_batches`` function. A stream without an aggregation keeps nothing but its place in the
+source, so there only the source must be the same.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The builder of plans: ``app.read(clicks).filter(…).window(…).group_by(…).agg(…).write(…)``.
 
-A flow is immutable: each call returns a new one, so a flow can be the start of several. Nothing runs before ``run``,
-``collect`` or ``stream``. What does not fit is refused by the call that says it, with the step named.
+A flow is immutable: each call returns a new one, so a flow can be the start of several. Nothing
+runs before ``run``, ``collect`` or ``stream``. What does not fit is refused by the call that says
+it, with the step named.
 """
 
 from __future__ import annotations
@@ -105,7 +106,8 @@ class Flow:
     ) -> Flow:
         """Add the columns of a table that does not change: pyarrow, Polars, pandas, or a list of dicts.
 
-        ``on`` names the key columns here, ``right_on`` those of the table if they differ. A null key has no partner.
+        ``on`` names the key columns here, ``right_on`` those of the table if they differ. A null
+        key has no partner.
         """
         left = (on,) if isinstance(on, str) else tuple(on)
         right = left if right_on is None else _names(right_on)
@@ -136,12 +138,13 @@ class Flow:
     ) -> WindowedFlow:
         """Put each event in a window by its event time, the column ``on``.
 
-        A stream waits ``late`` of event time before it closes a window. Events that come later are counted in the report
-        and, with ``keep_late``, written to the topic ``<flow>.late``. A batch has no late events.
+        A stream waits ``late`` of event time before it closes a window. Events that come later are
+        counted in the report and, with ``keep_late``, written to the topic ``<flow>.late``. A
+        batch has no late events.
         """
         late_us = duration_us(late)
         where = f"step {len(self.plan.steps) + 1}, window"
-        if not isinstance(windows, Tumbling) or late_us < 0:
+        if not _is_windows(windows) or late_us < 0:
             raise PlanError(
                 f"window({windows!r}, late={late!r}) says nothing",
                 where=where,
@@ -216,8 +219,8 @@ class Flow:
         """Run as a stream, exactly once, from where the flow of this name has come to.
 
         ``until=None`` waits for more until ``stop`` is set (or the process ends): open windows stay open and the next
-        call continues. ``until="end"`` reads what is there at the start and then closes every window, because nothing
-        more can come; events for a closed window are late from then on.
+        call continues. ``until="end"`` reads what is there at the start and then closes every
+        window, because nothing more can come; events for a closed window are late from then on.
 
         Raises PlanError, StepError, and Fenced when another process streams the flow.
         """
@@ -234,6 +237,13 @@ class Flow:
             stop=stop,
             progress=progress,
         )
+
+    def reset(self) -> None:
+        """Forget the place and the state that streams of this name have left; their output stays.
+
+        The next stream begins at the first event there is. Raises Fenced while a process streams the flow.
+        """
+        self.engines.stream.reset(self.name)
 
     def _then(self, step: Step) -> Flow:
         if self.plan.sink is not None:
@@ -281,6 +291,10 @@ class GroupedFlow:
                     expected='an aggregate such as ms.sum("price")',
                 )
         return self.flow._then(Aggregation(self.window, self.keys, tuple(aggregates.items())))
+
+
+def _is_windows(windows: object) -> bool:
+    return isinstance(windows, Tumbling)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

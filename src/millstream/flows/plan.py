@@ -1,7 +1,8 @@
 """The plan of a flow: a source, steps and a sink, as frozen dataclasses.
 
-A plan is checked while it is built: each step knows the schema it gets and gives, and refuses what does not fit. Every
-step has a canonical ``text()``; two plans with equal texts do the same (for ``map_batches``: call the same function).
+A plan is checked while it is built: each step knows the schema it gets and gives, and refuses what
+does not fit. Every step has a canonical ``text()``; two plans with equal texts do the same (for
+``map_batches``: call the same function).
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_condition, column_kind, infer
 from millstream.flows.kinds import NULL, is_ordered
 from millstream.flows.source import Sink, Source
-from millstream.flows.windows import WINDOW_END, WINDOW_START, Tumbling
+from millstream.flows.windows import WINDOW_END, WINDOW_START, Tumbling, exact_duration
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
 
@@ -108,8 +109,8 @@ class Select:
 class Join:
     """Adds the columns of a table that does not change while the flow runs.
 
-    ``left`` keeps rows without a partner, with nulls; ``inner`` drops them. A null key has no partner. A row with several
-    partners comes several times.
+    ``left`` keeps rows without a partner, with nulls; ``inner`` drops them. A null key has no
+    partner. A row with several partners comes several times.
     """
 
     table: pa.Table
@@ -160,8 +161,8 @@ class Join:
 class MapBatches:
     """Calls a function with an iterator of Arrow batches; it yields batches of ``schema``.
 
-    A batch run calls it once for all there is; a stream calls it for each source partition of each micro-batch. Which
-    rows come in one batch is not part of the promise.
+    A batch run calls it once for all there is; a stream calls it for each source partition of each
+    micro-batch. Which rows come in one batch is not part of the promise.
     """
 
     function: BatchFunction
@@ -191,7 +192,7 @@ class Window:
 
     def text(self) -> str:
         """Return the canonical text."""
-        return f"window({self.windows.text()}, on={self.on}, late={self.late_us} us)"
+        return f"window({self.windows.text()}, on={self.on}, late={exact_duration(self.late_us)})"
 
     def check(self, schema: pa.Schema, *, where: str) -> None:
         """Raise PlanError unless ``on`` is a timestamp column."""

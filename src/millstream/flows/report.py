@@ -26,8 +26,8 @@ ProgressListener = Callable[[Progress], None]
 class RunReport:
     """The figures of one run.
 
-    ``late`` counts events that came after their window had closed, ``untimed`` events without an event time; neither is in
-    the output. ``delays`` holds a histogram in microseconds for each of the four delays.
+    ``late`` counts events that came after their window had closed, ``untimed`` events without an
+    event time; neither is in the output. ``delays`` holds a histogram in microseconds for each of the four delays.
     """
 
     flow: str
@@ -56,7 +56,9 @@ class RunReport:
             f"{self.rows_per_s:,.0f} rows/s"
         ]
         if self.late or self.untimed:
-            lines.append(f"  not in the output: {self.late:,} late, {self.untimed:,} without a time")
+            lines.append(
+                f"  not in the output: {self.late:,} late, {self.untimed:,} without a time"
+            )
         for phase in PHASES:
             delay = self.delays.get(phase)
             if delay is not None and delay.count:

@@ -11,10 +11,11 @@ Which partitions count:
     has shown an event, in an open run         counts, also while it is quiet
     has never had an event, in an open run     does not count, or one empty partition would hold the flow for ever
 
-An event is **late** when the window it belongs to ends at or before its own partition's watermark as it stood *before*
-the event, or at or before ``closed_until``. The first part depends only on the order inside the partition, not on how the
-stream was cut into batches or how partitions interleave. The flow's watermark never passes that of a partition that counts,
-so the second part matters only for partitions that did not count.
+An event is **late** when the window it belongs to ends at or before its own partition's watermark
+as it stood *before* the event, or at or before ``closed_until``. The first part depends only on
+the order inside the partition, not on how the stream was cut into batches or how partitions
+interleave. The flow's watermark never passes that of a partition that counts, so the second part
+matters only for partitions that did not count.
 """
 
 from __future__ import annotations
@@ -82,8 +83,8 @@ def counting_partitions(
 ) -> frozenset[int]:
     """Return which partitions hold the watermark: see the table above.
 
-    ``next_offsets`` is where the flow will read next; ``ends`` one past the last event there is (or, in a bounded run,
-    one past the last event of the run).
+    ``next_offsets`` is where the flow will read next; ``ends`` one past the last event there is
+    (or, in a bounded run, one past the last event of the run).
     """
     if bounded:
         return frozenset(n for n, end in ends.items() if next_offsets.get(n, 0) < end)

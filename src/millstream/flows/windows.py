@@ -1,7 +1,7 @@
 """Windows: which stretch of event time an event belongs to.
 
-Tumbling windows lie side by side, have no gaps, and are aligned to the epoch: with a size of one hour each begins on
-the full hour in UTC. A window holds its start and not its end: [start, end).
+Tumbling windows lie side by side, have no gaps, and are aligned to the epoch: with a size of one
+hour each begins on the full hour in UTC. A window holds its start and not its end: [start, end).
 
     time    00:00      01:00      02:00
             |  window  |  window  |
@@ -35,7 +35,7 @@ class Tumbling:
 
     def text(self) -> str:
         """Return the canonical text."""
-        return f"tumbling({self.size_us} us)"
+        return f"tumbling({exact_duration(self.size_us)})"
 
 
 def tumbling(size: Duration) -> Tumbling:
@@ -48,3 +48,14 @@ def tumbling(size: Duration) -> Tumbling:
             next_step='write for example ms.tumbling("1h")',
         )
     return Tumbling(size_us)
+
+
+def exact_duration(microseconds: int) -> str:
+    """Return a duration in its largest whole unit: ``1h``, ``90m``, ``0s``."""
+    for unit, size_us in _UNITS_US:
+        if microseconds % size_us == 0:
+            return f"{microseconds // size_us}{unit}"
+    return f"{microseconds}us"
+
+
+_UNITS_US = (("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000))

@@ -1,0 +1,173 @@
+"""Flows as batches: all there is, to the end, on Polars' streaming engine.
+
+The output appears whole or not at all: rows for a topic are staged and become visible in one transaction, a file is
+renamed when it is complete. A crash at any other moment leaves the output as it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from millstream.engines.local.append import Staged
+from millstream.engines.local.delays import record_delays
+from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
+from millstream.engines.local.flow_errors import step_errors
+from millstream.engines.local.flow_sinks import commit_staged, open_topic, write_file
+from millstream.engines.local.flow_sources import ReadFigures, batch_frame
+from millstream.engines.local.flow_steps import StepRunner, to_arrow
+from millstream.engines.local.log import LocalLog
+from millstream.flows.event_time import event_time_anchor
+from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.report import ProgressListener, RunReport
+from millstream.flows.source import FileSink, TopicSink
+from millstream.flows.windows import WINDOW_START
+from millstream.log.definition import TopicInfo
+from millstream.primitives.histogram import Histogram
+from millstream.primitives.identity import new_id
+from millstream.primitives.telemetry import reach
+from millstream.store import Transaction
+
+
+class LocalBatch:
+    """Runs plans as batches on this machine. Thread-safe; each call is independent."""
+
+    def __init__(self, log: LocalLog) -> None:
+        """Read topics from, and write them to, this log."""
+        self._log = log
+
+    def check_batch(self, plan: Plan) -> None:
+        """Raise PlanError for what this engine cannot run: nothing that the builder accepts."""
+        plan.schemas()
+
+    def run(
+        self, plan: Plan, *, name: str, collect: bool, progress: ProgressListener | None
+    ) -> RunReport:
+        """Run to the end of what is there now; see ``BatchEngine``."""
+        return _BatchRun(self._log, plan, name, collect=collect, progress=progress).run()
+
+
+@dataclass
+class _Written:
+    rows: int
+    table: pa.Table | None = None
+
+
+class _BatchRun:
+    def __init__(
+        self,
+        log: LocalLog,
+        plan: Plan,
+        name: str,
+        *,
+        collect: bool,
+        progress: ProgressListener | None,
+    ) -> None:
+        self._log = log
+        self._clock = log.store.clock
+        self._plan = plan
+        self._name = name
+        self._collect = collect
+        self._figures = ReadFigures(progress=progress)
+        self._untimed = 0
+
+    def run(self) -> RunReport:
+        sink = None if self._collect else self._plan.sink
+        topic = (
+            open_topic(self._log, sink, self._plan.schema) if isinstance(sink, TopicSink) else None
+        )
+        started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
+        with step_errors(f"flow {self._name!r}"):
+            frame = self._computed(started_us)
+            if isinstance(sink, FileSink):
+                # A file is written while it is computed, so its publishing is part of the processing.
+                _, rows = write_file(sink, frame, new_id(self._clock))
+                written = _Written(rows)
+                computed_s = self._clock.monotonic_s()
+            else:
+                table = to_arrow(frame.collect(engine="streaming"), self._plan.schema)
+                computed_s = self._clock.monotonic_s()
+                written = _Written(table.num_rows, table if topic is None else None)
+        reach("flow.batch_computed")
+        delays = {
+            "source_wait": self._figures.source_wait,
+            "start_wait": self._figures.start_wait,
+            "process": _lasted(computed_s - started_s, self._figures.rows_in),
+        }
+        if topic is not None:
+            self._commit(topic, table, delays)
+        else:
+            self._log.store.write(lambda tx: self._record(tx, delays))
+        reach("flow.batch_committed")
+        ended_s = self._clock.monotonic_s()
+        published = {"publish": _lasted(ended_s - computed_s, self._figures.rows_in)}
+        # How long publishing took is known only when it is over, so it has a transaction of its own.
+        self._log.store.write(lambda tx: self._record(tx, published))
+        return RunReport(
+            flow=self._name,
+            mode="batch",
+            rows_in=self._figures.rows_in,
+            rows_out=written.rows,
+            late=0,
+            untimed=self._untimed,
+            batches=1,
+            started_us=started_us,
+            duration_us=round((ended_s - started_s) * 1e6),
+            delays={**delays, **published},
+            table=written.table,
+        )
+
+    def _commit(self, topic: TopicInfo, table: pa.Table, delays: Mapping[str, Histogram]) -> None:
+        def work(tx: Transaction, staged: list[Staged]) -> None:
+            for output in staged:
+                output.apply(tx)
+            self._record(tx, delays)
+
+        commit_staged(self._log, [(topic, table)], work)
+
+    def _record(self, tx: Transaction, delays: Mapping[str, Histogram]) -> None:
+        record_delays(tx, "batch", self._name, delays)
+
+    def _computed(self, started_us: int) -> pl.LazyFrame:
+        """Return the output; what lies before the last aggregation is computed now."""
+        anchor = event_time_anchor(self._plan)
+        time = anchor.time if anchor is not None and anchor.steps == 0 else None
+        frame = batch_frame(
+            self._log, self._plan.source, self._figures, started_us=started_us, time=time
+        )
+        schemas = self._plan.schemas()
+        first = 0
+        for index, step in enumerate(self._plan.steps):
+            if isinstance(step, Aggregation):
+                frame = self._stateless(first, index, schemas, frame)
+                frame = self._aggregated(step, index, schemas[index], frame)
+                first = index + 1
+        return self._stateless(first, len(self._plan.steps), schemas, frame)
+
+    def _stateless(
+        self, first: int, last: int, schemas: tuple[pa.Schema, ...], frame: pl.LazyFrame
+    ) -> pl.LazyFrame:
+        steps = self._plan.steps[first:last]
+        return StepRunner(steps, schemas[first], first_number=first + 1).apply(frame)
+
+    def _aggregated(
+        self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame
+    ) -> pl.LazyFrame:
+        kernel = GroupKernel(step, schema, where=f"step {index + 1}, {step.name}")
+        states = kernel.partial(frame).collect(engine="streaming")
+        if step.window is not None:
+            without_time = states.filter(pl.col(WINDOW_START).is_null())
+            self._untimed += int(without_time[ROWS].sum())
+            states = states.filter(pl.col(WINDOW_START).is_not_null())
+        return kernel.final(states).lazy()
+
+
+def _lasted(seconds: float, rows: int) -> Histogram:
+    """Every row of a batch waits for the whole batch."""
+    histogram = Histogram()
+    if rows:
+        histogram.record(round(seconds * 1e6), rows)
+    return histogram

@@ -1,0 +1,254 @@
+"""Aggregates of flows, compiled to Polars in three parts: partial, merge and final.
+
+A batch computes partial and final; a stream merges partials in between. Both use the same expressions, so they give
+the same numbers (floating-point sums and variances: up to the order of addition, see docs/decisions/0032).
+
+State is a frame: the window's start and the keys, how many rows went into the group, and columns
+``__ms_s<i>_<part>`` for each aggregate. Sums of integers are kept exactly as two halves, ``high * 2^32 + low``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from millstream.engines.local.flow_expression import column_of, dtype, truncated
+from millstream.flows.aggregate import Aggregate
+from millstream.flows.inference import infer
+from millstream.flows.kinds import DURATION, FLOAT, INTEGER
+from millstream.flows.plan import Aggregation
+from millstream.flows.windows import WINDOW_END, WINDOW_START
+from millstream.primitives.errors import StepError
+
+ROWS = "__ms_rows"
+_HALF = 2**32
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One aggregate in Polars: expressions by the name of the state column, and the result."""
+
+    partial: dict[str, pl.Expr]
+    merge: dict[str, pl.Expr]
+    final: pl.Expr
+
+
+class GroupKernel:
+    """An aggregation over a given input schema. Immutable; may be shared between threads."""
+
+    def __init__(self, aggregation: Aggregation, schema: pa.Schema, *, where: str) -> None:
+        """Compile. ``schema`` is that of the aggregation's input, and fits."""
+        self.window = aggregation.window
+        self.output = aggregation.output(schema, where=where)
+        self.where = where
+        self.keys = [name for name, _ in aggregation.keys]
+        self.groups = [WINDOW_START, *self.keys] if self.window else self.keys
+        self._inputs = _inputs(aggregation, schema)
+        self._names = [name for name, _ in aggregation.aggregates]
+        self._kernels = [
+            _kernel(aggregate, index, schema)
+            for index, (_, aggregate) in enumerate(aggregation.aggregates)
+        ]
+
+    def partial(self, rows: pl.LazyFrame) -> pl.LazyFrame:
+        """Return the state of rows: one row a group. Rows without a time have a null window."""
+        parts = {ROWS: pl.len().cast(pl.Int64)}
+        for kernel in self._kernels:
+            parts |= kernel.partial
+        return _grouped(rows.select(self._inputs), self.groups, parts)
+
+    def merge(self, states: pl.LazyFrame) -> pl.LazyFrame:
+        """Return the state of all rows that went into ``states``."""
+        parts = {ROWS: pl.col(ROWS).sum()}
+        for kernel in self._kernels:
+            parts |= kernel.merge
+        return _grouped(states, self.groups, parts)
+
+    def final(self, states: pl.DataFrame) -> pl.DataFrame:
+        """Return the output rows of merged states, sorted by window and keys, nulls first."""
+        columns: list[pl.Expr] = []
+        if self.window is not None:
+            size = pl.duration(microseconds=self.window.windows.size_us)
+            columns += [pl.col(WINDOW_START), (pl.col(WINDOW_START) + size).alias(WINDOW_END)]
+        columns += [pl.col(key) for key in self.keys]
+        for name, kernel in zip(self._names, self._kernels, strict=True):
+            columns.append(kernel.final.cast(dtype(self.output.field(name).type)).alias(name))
+        try:
+            frame = states.select(columns)
+        except pl.exceptions.InvalidOperationError as error:
+            raise StepError(
+                f"a sum does not fit in 64 bits: {str(error).splitlines()[0]}",
+                where=self.where,
+                expected="a sum between -2^63 and 2^63 - 1",
+                next_step="sum the column as float: ms.sum(ms.col(…).cast(float))",
+            ) from error
+        order = [WINDOW_START, *self.keys] if self.window else self.keys
+        return frame.sort(order, nulls_last=False) if order else frame
+
+
+def _inputs(aggregation: Aggregation, schema: pa.Schema) -> list[pl.Expr]:
+    columns = []
+    if aggregation.window is not None:
+        start = truncated(pl.col(aggregation.window.on), aggregation.window.windows.size_us)
+        columns.append(start.alias(WINDOW_START))
+    columns += [column_of(key, schema).alias(name) for name, key in aggregation.keys]
+    for index, (_, aggregate) in enumerate(aggregation.aggregates):
+        if aggregate.of is not None:
+            columns.append(column_of(aggregate.of, schema).alias(_of(index)))
+        if aggregate.by is not None:
+            columns.append(column_of(aggregate.by, schema).alias(_by(index)))
+    # Counting needs the height of a frame, which a frame without columns does not have.
+    return columns or [pl.int_range(pl.len()).alias(_of(0))]
+
+
+def _grouped(frame: pl.LazyFrame, groups: list[str], parts: dict[str, pl.Expr]) -> pl.LazyFrame:
+    expressions = [expression.alias(name) for name, expression in parts.items()]
+    return frame.group_by(groups).agg(expressions) if groups else frame.select(expressions)
+
+
+def _of(index: int) -> str:
+    return f"__ms_of{index}"
+
+
+def _by(index: int) -> str:
+    return f"__ms_by{index}"
+
+
+def _kernel(aggregate: Aggregate, index: int, schema: pa.Schema) -> Kernel:
+    if aggregate.of is None:
+        return _count(index, pl.len().cast(pl.Int64))
+    kind = infer(aggregate.of, schema, where=aggregate.text())
+    value = pl.col(_of(index))
+    match aggregate.function:
+        case "count":
+            return _count(index, value.count().cast(pl.Int64))
+        case "sum":
+            return _sum(index, value, kind)
+        case "mean":
+            return _mean(index, value, kind)
+        case "min" | "max":
+            return _extreme(index, value, kind, aggregate.function)
+        case "first" | "last":
+            assert aggregate.by is not None
+            order = infer(aggregate.by, schema, where=aggregate.text())
+            return _ordered(index, value, kind, order, aggregate.function)
+        case "var" | "std":
+            return _spread(index, value, aggregate)
+        case "n_unique":
+            return _distinct(index, value)
+        case "quantile":
+            assert aggregate.q is not None
+            return _quantile(index, value.cast(pl.Float64), aggregate.q)
+    raise AssertionError(f"{aggregate.function} has no kernel")
+
+
+def _part(index: int, name: str) -> str:
+    return f"__ms_s{index}_{name}"
+
+
+def _count(index: int, counted: pl.Expr) -> Kernel:
+    n = _part(index, "n")
+    return Kernel({n: counted}, {n: pl.col(n).sum()}, pl.col(n))
+
+
+def _sum(index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
+    partial, merge, total, n = _total(index, value, kind)
+    if kind != FLOAT:
+        total = total.cast(pl.Int64, strict=True)
+    return Kernel(partial, merge, pl.when(n > 0).then(total))
+
+
+def _mean(index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
+    partial, merge, total, n = _total(index, value, kind)
+    return Kernel(partial, merge, pl.when(n > 0).then(total.cast(pl.Float64) / n))
+
+
+def _total(
+    index: int, value: pl.Expr, kind: pa.DataType
+) -> tuple[dict[str, pl.Expr], dict[str, pl.Expr], pl.Expr, pl.Expr]:
+    """Return partial, merge, and the merged total and count."""
+    n, high, low = (_part(index, name) for name in ("n", "high", "low"))
+    counted = value.count().cast(pl.Int64)
+    if kind == FLOAT:
+        s = _part(index, "sum")
+        parts = {s: value.sum(), n: counted}
+        return parts, {s: pl.col(s).sum(), n: pl.col(n).sum()}, pl.col(s), pl.col(n)
+    assert kind in (INTEGER, DURATION)
+    exact = value.cast(pl.Int64).cast(pl.Int128).sum()
+    parts = {
+        high: (exact // _HALF).cast(pl.Int64),
+        low: (exact % _HALF).cast(pl.Int64),
+        n: counted,
+    }
+    merge = {name: pl.col(name).sum() for name in parts}
+    total = pl.col(high).cast(pl.Int128) * _HALF + pl.col(low).cast(pl.Int128)
+    return parts, merge, total, pl.col(n)
+
+
+def _extreme(index: int, value: pl.Expr, kind: pa.DataType, function: str) -> Kernel:
+    v = _part(index, "v")
+    return Kernel(
+        {v: _most(value, kind, function)}, {v: _most(pl.col(v), kind, function)}, pl.col(v)
+    )
+
+
+def _most(value: pl.Expr, kind: pa.DataType, function: str) -> pl.Expr:
+    if function in ("min", "first"):
+        return value.min()
+    # NaN is the greatest: Polars' max passes over it.
+    return value.nan_max() if kind == FLOAT else value.max()
+
+
+def _ordered(
+    index: int, value: pl.Expr, kind: pa.DataType, order_kind: pa.DataType, function: str
+) -> Kernel:
+    v, o = _part(index, "v"), _part(index, "o")
+
+    def chosen(order: pl.Expr, values: pl.Expr) -> dict[str, pl.Expr]:
+        place = _most(order, order_kind, function)
+        # Among equal orders the value decides, so that no result hangs on the order of arrival.
+        return {o: place, v: _most(values.filter(order == place), kind, function)}
+
+    return Kernel(chosen(pl.col(_by(index)), value), chosen(pl.col(o), pl.col(v)), pl.col(v))
+
+
+def _spread(index: int, value: pl.Expr, aggregate: Aggregate) -> Kernel:
+    n, mean, m2 = (_part(index, name) for name in ("n", "mean", "m2"))
+    number = value.cast(pl.Float64)
+    counted = number.count().cast(pl.Int64)
+    # Chan, Golub and LeVeque (1979), over any number of parts at once.
+    whole = (pl.col(n) * pl.col(mean)).sum() / pl.col(n).sum()
+    between = (pl.col(n) * (pl.col(mean) - whole).pow(2)).sum()
+    ddof = 1 if aggregate.ddof is None else aggregate.ddof
+    variance = pl.when(pl.col(n) > ddof).then(pl.col(m2) / (pl.col(n) - ddof))
+    return Kernel(
+        {n: counted, mean: number.mean(), m2: number.var(ddof=0) * counted},
+        {n: pl.col(n).sum(), mean: whole, m2: pl.col(m2).sum() + between},
+        variance.sqrt() if aggregate.function == "std" else variance,
+    )
+
+
+def _distinct(index: int, value: pl.Expr) -> Kernel:
+    values = _part(index, "values")
+    return Kernel(
+        {values: value.drop_nulls().unique().implode()},
+        {values: pl.col(values).explode().drop_nulls().unique().implode()},
+        pl.col(values).list.len().cast(pl.Int64),
+    )
+
+
+def _quantile(index: int, value: pl.Expr, q: float) -> Kernel:
+    values = _part(index, "values")
+    ordered = pl.col(values).list.sort()
+    place = (pl.col(values).list.len().cast(pl.Float64) - 1) * q
+    below = place.floor()
+    low = ordered.list.get(below.cast(pl.Int64), null_on_oob=True)
+    high = ordered.list.get(place.ceil().cast(pl.Int64), null_on_oob=True)
+    between = pl.when(low == high).then(low).otherwise(low + (high - low) * (place - below))
+    return Kernel(
+        {values: value.drop_nulls().implode()},
+        {values: pl.col(values).explode().drop_nulls().implode()},
+        pl.when(pl.col(values).list.len() > 0).then(between),
+    )

@@ -1,0 +1,193 @@
+"""Flows in the catalog: who streams which, from where it continues, and one commit a micro-batch.
+
+A flow belongs to one process at a time. Its ``epoch`` grows with each take-over and is checked in each commit, so a
+process that was thought dead cannot write any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from millstream.engines.local.flow_state import StateChange
+from millstream.flows.fingerprint import difference
+from millstream.flows.watermark import TIME_MIN
+from millstream.primitives.codec import decode, encode
+from millstream.primitives.errors import Fenced, PlanError
+from millstream.store import Snapshot, Store, Transaction
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where a flow has come to in one partition."""
+
+    next_offset: int
+    seen_us: int = TIME_MIN
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A flow that this process may stream, and from where."""
+
+    flow_id: int
+    name: str
+    epoch: int
+    positions: Mapping[int, Position]
+    closed_until_us: int
+    state: tuple[tuple[int, int, bytes], ...]
+
+
+@dataclass(frozen=True)
+class Step:
+    """What one micro-batch changes, apart from its output."""
+
+    positions: Mapping[int, Position]
+    closed_until_us: int
+    state: StateChange
+    rows_in: int
+    rows_out: int
+    late: int
+    untimed: int
+
+
+def claim(store: Store, name: str, plan: tuple[str, ...], topic_id: int) -> Claim:
+    """Take the flow over, made if it is new. One transaction.
+
+    Raises Fenced when a living process streams it, PlanError when its state was made by another plan or topic.
+    """
+    while True:
+        with store.read() as snapshot:
+            seen = snapshot.run("flows/get", (name,))
+        _refuse_running(store, name, seen[0][2] if seen else None)
+        taken = store.write(_claiming(store.process, name, plan, topic_id, seen))
+        if taken is not None:
+            return taken
+
+
+def _refuse_running(store: Store, name: str, owner: str | None) -> None:
+    if owner is not None and store.is_alive(owner):
+        here = " (in this process)" if owner == store.process else ""
+        raise Fenced(
+            f"flow {name!r} is being streamed already{here}",
+            where=str(store.path),
+            expected="one process that streams a flow",
+            next_step="stop the other one, or give this flow another name with .named(…)",
+        )
+
+
+def _claiming(
+    process: str, name: str, plan: tuple[str, ...], topic_id: int, seen: list[tuple[object, ...]]
+) -> Callable[[Transaction], Claim | None]:
+    """Return the transaction; it gives None if another process was faster than ``seen``."""
+
+    def work(tx: Transaction) -> Claim | None:
+        now = tx.run("flows/get", (name,))
+        if [row[1:3] for row in now] != [row[1:3] for row in seen]:
+            return None
+        if not now:
+            values = {
+                "name": name,
+                "owner": process,
+                "fingerprint": encode(plan),
+                "now_us": tx.now_us,
+            }
+            [[flow_id]] = tx.run("flows/insert", values)
+            return Claim(flow_id, name, 1, {}, TIME_MIN, ())
+        [(flow_id, _, _, stored, closed_until_us, *_)] = now
+        _refuse_difference(name, tuple(decode(stored)), plan)
+        positions = _positions(tx, flow_id, name, topic_id)
+        taking = {"owner": process, "fingerprint": encode(plan), "flow_id": flow_id}
+        [[epoch]] = tx.run("flows/take", taking)
+        state = tuple(tx.run("flows/state", (flow_id,)))
+        closed = TIME_MIN if closed_until_us is None else closed_until_us
+        return Claim(flow_id, name, epoch, positions, closed, state)
+
+    return work
+
+
+def _refuse_difference(name: str, before: tuple[str, ...], now: tuple[str, ...]) -> None:
+    changed = difference(before, now)
+    if changed is not None:
+        raise PlanError(
+            f"the plan has changed since the state of flow {name!r} was made: {changed}",
+            where=f"flow {name!r}",
+            expected="the same source, and the same steps up to the aggregation",
+            next_step="give the changed flow another name with .named(…), or forget the old state "
+            "with flow.reset()",
+        )
+
+
+def _positions(snapshot: Snapshot, flow_id: int, name: str, topic_id: int) -> dict[int, Position]:
+    positions = {}
+    for topic, partition, next_offset, seen_us in snapshot.run("flows/positions", (flow_id,)):
+        if topic != topic_id:
+            raise PlanError(
+                "the topic was deleted and made again since the flow read it",
+                where=f"flow {name!r}",
+                expected="the topic whose offsets the flow remembers",
+                next_step="forget the old state with flow.reset(), or rename the flow",
+            )
+        positions[partition] = Position(next_offset, TIME_MIN if seen_us is None else seen_us)
+    return positions
+
+
+def advance(tx: Transaction, owner: Claim, topic_id: int, step: Step) -> None:
+    """Store a micro-batch's effects in ``tx``. Raises Fenced if another process has taken over."""
+    values = {
+        "flow_id": owner.flow_id,
+        "epoch": owner.epoch,
+        "closed_until_us": _or_null(step.closed_until_us),
+        "rows_in": step.rows_in,
+        "rows_out": step.rows_out,
+        "late": step.late,
+        "untimed": step.untimed,
+        "batches": 1,
+        "now_us": tx.now_us,
+    }
+    if not tx.run("flows/advance", values):
+        raise Fenced(
+            f"another process has taken over flow {owner.name!r}",
+            where=f"epoch {owner.epoch}",
+            expected="the newest epoch",
+            next_step="let this process end; nothing of its last batch was stored",
+        )
+    tx.many(
+        "flows/position_set",
+        [
+            (owner.flow_id, topic_id, number, at.next_offset, _or_null(at.seen_us))
+            for number, at in step.positions.items()
+        ],
+    )
+    if step.state.replaces:
+        tx.run("flows/state_clear", (owner.flow_id,))
+    if step.state.blobs:
+        tx.many("flows/state_append", [(owner.flow_id, *blob) for blob in step.state.blobs])
+
+
+def release(tx: Transaction, owner: Claim) -> None:
+    """Give the flow back, unless another process has it by now."""
+    tx.run("flows/release", {"flow_id": owner.flow_id, "epoch": owner.epoch})
+
+
+def forget(store: Store, name: str) -> None:
+    """Drop a flow's place and state: its next stream begins at the beginning. One transaction.
+
+    Its output stays. Raises Fenced while a process streams it.
+    """
+    with store.read() as snapshot:
+        rows = snapshot.run("flows/get", (name,))
+    if not rows:
+        return
+    flow_id, epoch, owner = rows[0][:3]
+    _refuse_running(store, name, owner)
+
+    def work(tx: Transaction) -> None:
+        if tx.run("flows/delete", {"flow_id": flow_id, "epoch": epoch}):
+            tx.run("flows/positions_delete", (flow_id,))
+            tx.run("flows/state_clear", (flow_id,))
+
+    store.write(work)
+
+
+def _or_null(time_us: int) -> int | None:
+    return None if time_us == TIME_MIN else time_us

@@ -1,0 +1,117 @@
+"""Reading a topic in micro-batches: as much as has arrived, at most so many events, from all partitions alike.
+
+A partition with a longer backlog gives more, so that partitions of different length come to their
+ends together. Frames can be larger than a micro-batch; what was read and not taken yet is kept, so
+no frame is read twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+
+from millstream.engines.local.flow_sources import event_frame
+from millstream.engines.local.log import LocalLog
+from millstream.log.definition import TopicInfo
+
+READ_AHEAD_EVENTS = 100_000
+READ_AHEAD_BYTES = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Taken:
+    """Consecutive events of one partition."""
+
+    partition: int
+    frame: pl.DataFrame
+    appended_us: npt.NDArray[np.int64]
+    next_offset: int
+
+
+@dataclass(frozen=True)
+class _Ahead:
+    frame: pl.DataFrame
+    offsets: npt.NDArray[np.int64]
+    appended_us: npt.NDArray[np.int64]
+    next_offset: int
+
+
+class Intake:
+    """Where a stream reads. Belongs to one thread."""
+
+    def __init__(
+        self, log: LocalLog, info: TopicInfo, *, offsets: Mapping[int, int], bounded: bool
+    ) -> None:
+        """Read from ``offsets``, elsewhere from the first event there is.
+
+        With ``bounded`` the ends are those of now, and later events are left for the next run.
+        """
+        self._log = log
+        self._info = info
+        ends = dict(enumerate(log.ends(info)))
+        self._bounded_ends = {n: end for n, (_, end) in ends.items()} if bounded else None
+        self.next_offsets = {n: offsets.get(n, first) for n, (first, _) in ends.items()}
+        self._ahead: dict[int, _Ahead] = {}
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it ends at what was there at the beginning."""
+        return self._bounded_ends is not None
+
+    def ends(self) -> dict[int, int]:
+        """Return one past the last event of each partition, in a bounded run those of its beginning."""
+        if self._bounded_ends is not None:
+            return self._bounded_ends
+        return {n: end for n, (_, end) in enumerate(self._log.ends(self._info))}
+
+    def backlog(self, ends: Mapping[int, int]) -> int:
+        """Return how many offsets are left to read."""
+        return sum(max(0, end - self.next_offsets[n]) for n, end in ends.items())
+
+    def take(self, events_max: int, ends: Mapping[int, int]) -> list[Taken]:
+        """Return the next events of each partition that has some; empty when there are none."""
+        total = self.backlog(ends)
+        if total == 0:
+            return []
+        share = min(1.0, events_max / total)
+        taken = []
+        for number, end in ends.items():
+            left = end - self.next_offsets[number]
+            if left > 0:
+                wanted = max(1, min(left, round(left * share)))
+                taken.append(self._take(number, wanted, end))
+        return taken
+
+    def _take(self, number: int, wanted: int, end: int) -> Taken:
+        ahead = self._ahead.pop(number, None) or self._read(number, wanted, end)
+        # A compacted partition has gaps: rows are fewer than offsets, and may end before ``end``.
+        rows = min(wanted, int(np.searchsorted(ahead.offsets, end)), ahead.frame.height)
+        if rows == ahead.frame.height:
+            next_offset = max(ahead.next_offset, self.next_offsets[number])
+        else:
+            next_offset = int(ahead.offsets[rows])
+            self._ahead[number] = _Ahead(
+                ahead.frame[rows:],
+                ahead.offsets[rows:],
+                ahead.appended_us[rows:],
+                ahead.next_offset,
+            )
+        self.next_offsets[number] = next_offset
+        return Taken(number, ahead.frame[:rows], ahead.appended_us[:rows], next_offset)
+
+    def _read(self, number: int, wanted: int, end: int) -> _Ahead:
+        batch = self._log.read(
+            self._info,
+            number,
+            self.next_offsets[number],
+            events_max=max(wanted, READ_AHEAD_EVENTS),
+            bytes_max=READ_AHEAD_BYTES,
+        )
+        if batch is None:
+            empty = np.empty(0, dtype=np.int64)
+            return _Ahead(pl.DataFrame(), empty, empty, end)
+        return _Ahead(event_frame(batch), batch.offsets(), batch.appended_us(), batch.next_offset)

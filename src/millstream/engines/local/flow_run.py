@@ -1,0 +1,206 @@
+"""One run of a stream: from a claim on the flow to its release."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from millstream.engines.local import flow_catalog
+from millstream.engines.local.append import Staged
+from millstream.engines.local.delays import record_delays
+from millstream.engines.local.flow_catalog import Claim, Position, Step
+from millstream.engines.local.flow_errors import step_errors
+from millstream.engines.local.flow_intake import Intake, Taken
+from millstream.engines.local.flow_sinks import commit_staged, open_topic
+from millstream.engines.local.flow_steps import to_arrow
+from millstream.engines.local.flow_windowing import Computed, StatelessStream, WindowedStream
+from millstream.engines.local.log import LocalLog
+from millstream.flows.contract import Stop
+from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.report import Progress, ProgressListener, RunReport
+from millstream.flows.source import TopicSink
+from millstream.flows.watermark import TIME_MIN
+from millstream.log.definition import TopicInfo
+from millstream.primitives.histogram import PHASES, Histogram
+from millstream.primitives.telemetry import reach
+from millstream.store import Transaction
+
+STOP_CHECK_S = 0.1
+"""How often a waiting stream looks whether it should stop."""
+
+
+@dataclass
+class _Totals:
+    rows_in: int = 0
+    rows_out: int = 0
+    late: int = 0
+    untimed: int = 0
+    batches: int = 0
+
+
+class StreamRun:
+    """A stream while it runs. Belongs to one thread."""
+
+    def __init__(
+        self,
+        log: LocalLog,
+        plan: Plan,
+        claim: Claim,
+        info: TopicInfo,
+        *,
+        bounded: bool,
+        batch_events: int,
+    ) -> None:
+        """Make missing output topics and load the state."""
+        assert isinstance(plan.sink, TopicSink)
+        self._log = log
+        self._clock = log.store.clock
+        self._claim = claim
+        self._info = info
+        self._batch_events = batch_events
+        self._schema = plan.schema
+        self._sink = open_topic(log, plan.sink, plan.schema)
+        at = plan.aggregation_at()
+        self._compute = (
+            StatelessStream(plan) if at is None else WindowedStream(plan, claim, log.store.path)
+        )
+        self._late_sink = self._open_late_sink(plan)
+        self._positions = dict(claim.positions)
+        offsets = {number: at.next_offset for number, at in claim.positions.items()}
+        self._intake = Intake(log, info, offsets=offsets, bounded=bounded)
+        self._totals = _Totals()
+        self._delays = {phase: Histogram() for phase in PHASES}
+        self._published = Histogram()
+        self._started_us = self._clock.now_us()
+        self._started_s = self._clock.monotonic_s()
+        reach("flow.claimed")
+
+    def _open_late_sink(self, plan: Plan) -> TopicInfo | None:
+        at = plan.aggregation_at()
+        step = None if at is None else plan.steps[at]
+        if not isinstance(step, Aggregation) or step.window is None or not step.window.keep_late:
+            return None
+        assert at is not None
+        return open_topic(self._log, TopicSink(f"{self._claim.name}.late"), plan.schemas()[at])
+
+    def loop(self, *, stop: Stop | None, progress: ProgressListener | None) -> None:
+        """Process micro-batches until the end, or until told to stop."""
+        rows_total = self._intake.backlog(self._intake.ends()) if self._intake.bounded else None
+        with self._log.store.waiter(f"topic:{self._info.id}") as waiter:
+            while stop is None or not stop.is_set():
+                waiter.arm()
+                ends = self._intake.ends()
+                taken = self._intake.take(self._batch_events, ends)
+                if taken:
+                    self._process(taken, ends)
+                    if progress is not None:
+                        progress(Progress(self._totals.rows_in, rows_total))
+                elif self._intake.bounded:
+                    self._close_all()
+                    break
+                else:
+                    waiter.wait(None if stop is None else STOP_CHECK_S)
+        self._record_published()
+
+    def _process(self, taken: list[Taken], ends: dict[int, int]) -> None:
+        reach("flow.read")
+        started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
+        with step_errors(f"flow {self._claim.name!r}"):
+            computed = self._compute.process(
+                taken,
+                next_offsets=self._intake.next_offsets,
+                ends=ends,
+                bounded=self._intake.bounded,
+            )
+        for batch in taken:
+            seen_us = computed.seen_us.get(batch.partition, TIME_MIN)
+            self._positions[batch.partition] = Position(batch.next_offset, seen_us)
+        rows = sum(batch.frame.height for batch in taken)
+        delays = {phase: Histogram() for phase in PHASES}
+        for batch in taken:
+            delays["start_wait"].record_many(started_us - batch.appended_us)
+        delays["source_wait"] = computed.source_wait
+        reach("flow.computed")
+        ended_s = self._clock.monotonic_s()
+        if rows:
+            delays["process"].record(round((ended_s - started_s) * 1e6), rows)
+        changed = {batch.partition: self._positions[batch.partition] for batch in taken}
+        self._commit(computed, changed, rows, delays)
+        if rows:
+            waited_us = round((self._clock.monotonic_s() - ended_s) * 1e6)
+            self._published.record(waited_us, rows)
+            self._delays["publish"].record(waited_us, rows)
+
+    def _close_all(self) -> None:
+        """Nothing more can come: close every window."""
+        reach("flow.closing")
+        with step_errors(f"flow {self._claim.name!r}"):
+            computed = self._compute.close_all()
+        if computed is not None:
+            self._commit(computed, {}, 0, {})
+
+    def _commit(
+        self,
+        computed: Computed,
+        positions: dict[int, Position],
+        rows_in: int,
+        delays: dict[str, Histogram],
+    ) -> None:
+        outputs = [(self._sink, to_arrow(computed.output, self._schema))]
+        if self._late_sink is not None and computed.late_rows is not None:
+            schema = self._compute.late_schema
+            outputs.append((self._late_sink, to_arrow(computed.late_rows, schema)))
+        step = Step(
+            positions=positions,
+            closed_until_us=computed.closed_until_us,
+            state=computed.state,
+            rows_in=rows_in,
+            rows_out=computed.output.height,
+            late=computed.late,
+            untimed=computed.untimed,
+        )
+        recorded = {**delays, "publish": self._published}
+
+        def work(tx: Transaction, staged: list[Staged]) -> None:
+            flow_catalog.advance(tx, self._claim, self._info.id, step)
+            for output in staged:
+                output.apply(tx)
+            record_delays(tx, "stream", self._claim.name, recorded)
+            reach("flow.applied")
+
+        commit_staged(self._log, outputs, work)
+        reach("flow.committed")
+        # The time a commit takes is known only after it, so it is stored by the next one.
+        self._published = Histogram()
+        self._add(step, delays)
+
+    def _add(self, step: Step, delays: dict[str, Histogram]) -> None:
+        totals = self._totals
+        totals.rows_in += step.rows_in
+        totals.rows_out += step.rows_out
+        totals.late += step.late
+        totals.untimed += step.untimed
+        totals.batches += 1
+        for phase, histogram in delays.items():
+            self._delays[phase].merge(histogram)
+
+    def _record_published(self) -> None:
+        if self._published.count:
+            last = {"publish": self._published}
+            self._log.store.write(lambda tx: record_delays(tx, "stream", self._claim.name, last))
+
+    def report(self) -> RunReport:
+        """Return the figures of the run."""
+        watermark_us = self._compute.closed_until_us
+        return RunReport(
+            flow=self._claim.name,
+            mode="stream",
+            rows_in=self._totals.rows_in,
+            rows_out=self._totals.rows_out,
+            late=self._totals.late,
+            untimed=self._totals.untimed,
+            batches=self._totals.batches,
+            started_us=self._started_us,
+            duration_us=round((self._clock.monotonic_s() - self._started_s) * 1e6),
+            watermark_us=None if watermark_us == TIME_MIN else watermark_us,
+            delays=self._delays,
+        )

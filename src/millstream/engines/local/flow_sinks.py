@@ -1,0 +1,132 @@
+"""Where the output of flows goes: topics, and Parquet files."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import polars as pl
+import pyarrow as pa
+
+from millstream.engines.local.append import SegmentGone, Staged
+from millstream.engines.local.log import LocalLog
+from millstream.flows.kinds import widened
+from millstream.flows.source import FileSink, TopicSink
+from millstream.log.definition import TopicInfo, topic_spec
+from millstream.primitives.errors import PlanError, StoreStopped, UnknownTopic
+from millstream.primitives.schema import describe
+from millstream.primitives.telemetry import reach
+from millstream.store import Transaction
+
+T = TypeVar("T")
+Result_co = TypeVar("Result_co", covariant=True)
+
+STAGE_ATTEMPTS_MAX = 16
+
+
+class StagedWork(Protocol[Result_co]):
+    """What a transaction does with outputs that are staged: it applies them."""
+
+    def __call__(self, tx: Transaction, staged: list[Staged]) -> Result_co:
+        """Run inside the transaction."""
+
+
+def open_topic(log: LocalLog, sink: TopicSink, schema: pa.Schema) -> TopicInfo:
+    """Return the topic to write to, made if it is missing.
+
+    Raises PlanError when it exists with columns that the output does not fit, TopicExists when it
+    exists with another key or number of partitions than the flow asks for.
+    """
+    asked = sink.key is not None or sink.partitions != 1
+    if not asked:
+        try:
+            info = log.topic(sink.topic)
+        except UnknownTopic:
+            info = None
+        if info is not None:
+            _refuse_other_columns(info, schema)
+            return info
+    spec = topic_spec(
+        sink.topic,
+        schema=schema,
+        key=sink.key,
+        partitions=sink.partitions,
+        retention=None,
+        retention_bytes=None,
+        compaction=False,
+    )
+    return log.create_topic(spec)
+
+
+def _refuse_other_columns(info: TopicInfo, schema: pa.Schema) -> None:
+    there = {field.name: field for field in info.schema}
+    fits = all(f.name in there and widened(there[f.name].type) == f.type for f in schema)
+    complete = all(f.nullable or f.name in schema.names for f in info.schema)
+    if not (fits and complete):
+        raise PlanError(
+            f"the output does not fit the columns of topic {info.name!r}",
+            where=f"write({info.name!r})",
+            expected=describe(info.schema),
+            next_step=f"the flow gives {describe(schema)}; select() what the topic has, or "
+            "write to another topic",
+        )
+
+
+def commit_staged(
+    log: LocalLog,
+    outputs: Sequence[tuple[TopicInfo, pa.Table]],
+    work: StagedWork[T],
+) -> T:
+    """Stage the outputs, then run ``work`` in one transaction with them; ``work`` applies them.
+
+    A segment may be removed between the two, when a partition lost its last event: then both are done again.
+    """
+    for _ in range(STAGE_ATTEMPTS_MAX):
+        staged = [log.stage(info, table) for info, table in outputs if table.num_rows]
+        reach("flow.staged")
+        try:
+            return log.store.write(functools.partial(work, staged=staged))
+        except SegmentGone:
+            continue
+    raise StoreStopped(
+        f"segments were removed {STAGE_ATTEMPTS_MAX} times while a flow wrote to them",
+        where=", ".join(info.name for info, _ in outputs),
+        expected="a segment that stays between staging and commit",
+        next_step="give the output topic a longer retention",
+    )
+
+
+def write_file(sink: FileSink, frame: pl.LazyFrame, clock_id: str) -> tuple[Path, int]:
+    """Write a Parquet file that appears whole or not at all; return its path and rows.
+
+    Written beside its place, synced, then renamed, then the directory is synced. A crash before
+    the rename leaves a file ending in ``.partial``, which no reader takes for data, and changes nothing else.
+    """
+    target = Path(sink.path)
+    final = target / f"{clock_id}.parquet" if sink.directory else target
+    final.parent.mkdir(parents=True, exist_ok=True)
+    partial = final.with_name(f".{final.name}.{clock_id}.partial")
+    try:
+        frame.sink_parquet(partial, engine="streaming")
+        with partial.open("rb+") as file:
+            os.fsync(file.fileno())
+        rows = pl.scan_parquet(partial).select(pl.len()).collect().item()
+        reach("flow.file_written")
+        partial.replace(final)
+    except BaseException:
+        partial.unlink(missing_ok=True)
+        raise
+    reach("flow.file_renamed")
+    _sync_directory(final.parent)
+    return final, int(rows)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

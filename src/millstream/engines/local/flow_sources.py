@@ -1,0 +1,222 @@
+"""Where flows read from: topics, files and tables, as Polars frames."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+from polars.io.plugins import register_io_source
+
+from millstream.engines.local.flow_expression import compiled
+from millstream.engines.local.flow_steps import from_arrow, polars_schema, widen
+from millstream.engines.local.log import LocalLog
+from millstream.flows.expression import Expression
+from millstream.flows.kinds import widened_schema
+from millstream.flows.report import Progress, ProgressListener
+from millstream.flows.source import FILE_FORMATS, FileSource, Source, TableSource, TopicSource
+from millstream.log.events import EventBatch
+from millstream.primitives.errors import PlanError
+from millstream.primitives.histogram import Histogram
+
+BATCH_READ_EVENTS = 100_000
+"""How many events of a topic a batch run turns into one frame."""
+
+_SUFFIXES = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
+_SCANS: dict[str, Callable[[list[str]], pl.LazyFrame]] = {
+    "parquet": lambda paths: pl.scan_parquet(paths),
+    "csv": lambda paths: pl.scan_csv(paths, try_parse_dates=True),
+    "jsonl": lambda paths: pl.scan_ndjson(paths),
+    "arrow": lambda paths: pl.scan_ipc(paths),
+}
+
+
+@dataclass
+class ReadFigures:
+    """What reading has shown so far. Filled while a frame is computed, by one thread at a time."""
+
+    rows_in: int = 0
+    rows_total: int | None = None
+    source_wait: Histogram = field(default_factory=Histogram)
+    start_wait: Histogram = field(default_factory=Histogram)
+    progress: ProgressListener | None = None
+
+    def read(self, rows: int) -> None:
+        """Count rows and tell the listener."""
+        self.rows_in += rows
+        if self.progress is not None:
+            self.progress(Progress(self.rows_in, self.rows_total))
+
+
+def topic_source(log: LocalLog, topic: str) -> TopicSource:
+    """Return a topic as a source. Raises UnknownTopic."""
+    info = log.topic(topic)
+    return TopicSource(topic, info.schema, widened_schema(info.schema))
+
+
+def file_source(pattern: str | Path, *, file_format: str | None = None) -> FileSource:
+    """Return files as a source; their schema is read now. Raises PlanError if there are none."""
+    text = str(pattern)
+    chosen = file_format or _SUFFIXES.get(Path(text).suffix.lower())
+    if chosen not in FILE_FORMATS:
+        raise PlanError(
+            f"the format of {text!r} is not known",
+            where=f"read({text!r})",
+            expected=f"a path ending in one of {', '.join(sorted(_SUFFIXES))}",
+            next_step=f"pass file_format=, one of {', '.join(FILE_FORMATS)}",
+        )
+    paths = _matching(text)
+    try:
+        stored = _SCANS[chosen](paths).collect_schema().to_frame()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise PlanError(
+            f"{paths[0]!r} cannot be read as {chosen}: {error}",
+            where=f"read({text!r})",
+            expected=f"{chosen} files of one schema",
+            next_step="check the file, or pass file_format=",
+        ) from error
+    schema = stored.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+    return FileSource((text,), chosen, schema, widened_schema(schema))
+
+
+def table_source(table: object) -> TableSource:
+    """Return a table in memory (pyarrow, Polars, pandas) as a source. Raises PlanError."""
+    try:
+        arrow = table if isinstance(table, pa.Table) else pa.table(table)
+    except (pa.ArrowInvalid, TypeError, ValueError) as error:
+        raise PlanError(
+            f"a {type(table).__name__} cannot be read as a table: {error}",
+            where="read(…)",
+            expected="a topic, a path, or a pyarrow, Polars or pandas table",
+        ) from error
+    return TableSource(arrow, widened_schema(arrow.schema))
+
+
+def batch_frame(
+    log: LocalLog,
+    source: Source,
+    figures: ReadFigures,
+    *,
+    started_us: int,
+    time: Expression | None,
+) -> pl.LazyFrame:
+    """Return all that the source holds now; it is read while the frame is computed.
+
+    ``time`` computes the event time from the source's columns, if there is one.
+    """
+    match source:
+        case TopicSource():
+            return _topic_frame(log, source, figures, started_us=started_us, time=time)
+        case FileSource():
+            return _file_frame(source, figures, started_us=started_us)
+        case TableSource(table=table):
+            figures.rows_total = table.num_rows
+            figures.read(table.num_rows)
+            frame = from_arrow(table)
+            return widen(frame.lazy(), frame.schema)
+
+
+def _topic_frame(
+    log: LocalLog,
+    source: TopicSource,
+    figures: ReadFigures,
+    *,
+    started_us: int,
+    time: Expression | None,
+) -> pl.LazyFrame:
+    info = log.topic(source.topic)
+    ends = log.ends(info)
+    figures.rows_total = sum(next_offset - first for first, next_offset in ends)
+
+    def batches() -> Iterator[EventBatch]:
+        for partition, (offset, end) in enumerate(ends):
+            while offset < end:
+                wanted = min(BATCH_READ_EVENTS, end - offset)
+                read = log.read(info, partition, offset, events_max=wanted)
+                if read is None:
+                    break
+                yield read
+                offset = read.next_offset
+
+    def frames(
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        del batch_size
+        for batch in batches():
+            frame = event_frame(batch)
+            appended = batch.appended_us()
+            figures.start_wait.record_many(started_us - appended)
+            if time is not None:
+                times, known = event_times(frame, time, source.schema)
+                figures.source_wait.record_many(appended[known] - times[known])
+            figures.read(frame.height)
+            frame = frame if with_columns is None else frame.select(with_columns)
+            frame = frame if predicate is None else frame.filter(predicate)
+            if n_rows is not None:
+                frame = frame.head(n_rows)
+                n_rows -= frame.height
+            yield frame
+            if n_rows == 0:
+                return
+
+    return register_io_source(frames, schema=polars_schema(source.schema))
+
+
+def event_frame(batch: EventBatch) -> pl.DataFrame:
+    """Return events as a frame of the types that flows compute with."""
+    frame = from_arrow(batch.table)
+    wide = widen(frame.lazy(), frame.schema)
+    return wide.collect()
+
+
+def event_times(
+    frame: pl.DataFrame, time: Expression, schema: pa.Schema
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
+    """Return the event time of each row in microseconds, and for which rows it is known."""
+    series = frame.select(compiled(time, schema).cast(pl.Int64).alias("t"))["t"]
+    known = series.is_not_null().to_numpy()
+    return series.fill_null(0).to_numpy(), known
+
+
+def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:
+    paths = [path for pattern in source.patterns for path in _matching(pattern)]
+    for path in paths:
+        figures.start_wait.record(started_us - Path(path).stat().st_mtime_ns // 1000)
+    scan = _SCANS[source.file_format](paths)
+    rows = scan.select(pl.len()).collect(engine="streaming").item()
+    figures.rows_total = rows
+    figures.read(rows)
+    return widen(scan, scan.collect_schema()).select(source.schema.names)
+
+
+def _matching(pattern: str) -> list[str]:
+    path = Path(pattern)
+    if path.is_dir():
+        suffixes = set(_SUFFIXES)
+        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in suffixes)
+    else:
+        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns as well
+    if not found:
+        raise PlanError(
+            f"no file matches {pattern!r}",
+            where=f"read({pattern!r})",
+            expected="at least one file",
+            next_step="check the path; it is taken from the current directory",
+        )
+    return found

@@ -1,0 +1,203 @@
+"""The stateless steps of a plan, applied to Polars frames."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import polars as pl
+import pyarrow as pa
+from polars.io.plugins import register_io_source
+
+from millstream.engines.local.flow_expression import can_fail, column_of, compiled, dtype
+from millstream.flows.plan import Filter, Join, MapBatches, Select, Step, WithColumns
+from millstream.primitives.errors import MillstreamError, StepError
+from millstream.primitives.schema import describe
+
+_KEEP = "__ms_keep"
+
+
+def polars_schema(schema: pa.Schema) -> pl.Schema:
+    """Return the Polars schema of a schema that flows compute with."""
+    return pl.Schema({field.name: dtype(field.type) for field in schema})
+
+
+def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    """Return the frame as a table of exactly ``schema``."""
+    table = frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
+    return table.cast(schema)
+
+
+def from_arrow(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
+    """Return Arrow data as a frame, without a copy where the types allow."""
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def widen(frame: pl.LazyFrame, stored: pl.Schema) -> pl.LazyFrame:
+    """Return the frame with the types that flows compute with: see ``flows/kinds.py``."""
+    changes = [
+        change.alias(name)
+        for name, kind in stored.items()
+        if (change := _widened(pl.col(name), kind)) is not None
+    ]
+    return frame.with_columns(changes) if changes else frame
+
+
+def _widened(column: pl.Expr, kind: pl.DataType) -> pl.Expr | None:
+    if kind.is_integer():
+        return None if kind == pl.Int64 else column.cast(pl.Int64, strict=True)
+    if kind.is_float():
+        return None if kind == pl.Float64 else column.cast(pl.Float64)
+    if isinstance(kind, pl.Categorical | pl.Enum):
+        return column.cast(pl.String)
+    if isinstance(kind, pl.Datetime):
+        if kind.time_zone is None:
+            column = column.dt.replace_time_zone("UTC")
+        elif kind.time_zone != "UTC":
+            column = column.dt.convert_time_zone("UTC")
+        elif kind.time_unit == "us":
+            return None
+        return column.dt.cast_time_unit("us")
+    if isinstance(kind, pl.Duration) and kind.time_unit != "us":
+        return column.dt.cast_time_unit("us")
+    return None
+
+
+class StepRunner:
+    """Applies consecutive stateless steps. Columns in ``carried`` pass through unseen by users.
+
+    Immutable after it is made; compiled once, used for every micro-batch.
+    """
+
+    def __init__(
+        self,
+        steps: Sequence[Step],
+        schema: pa.Schema,
+        *,
+        first_number: int,
+        carried: tuple[str, ...] = (),
+    ) -> None:
+        """``schema`` is that of the first step's input; ``first_number`` counts from 1 in messages."""
+        self.carried = carried
+        self._parts: list[tuple[Step, pa.Schema, str]] = []
+        for offset, step in enumerate(steps):
+            where = f"step {first_number + offset}, {step.name}"
+            self._parts.append((step, schema, where))
+            schema = step.output(schema, where=where)
+        self.schema = schema
+        self._tables = {
+            id(step): from_arrow(step.table) for step in steps if isinstance(step, Join)
+        }
+
+    def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
+        """Return the frame after all the steps; nothing is computed yet."""
+        for step, schema, where in self._parts:
+            frame = self._apply(step, schema, where, frame)
+        return frame
+
+    def _apply(
+        self, step: Step, schema: pa.Schema, where: str, frame: pl.LazyFrame
+    ) -> pl.LazyFrame:
+        match step:
+            case Filter(condition=condition):
+                kept = compiled(condition, schema)
+                if not can_fail(condition, schema):
+                    return frame.filter(kept)
+                # As a column of its own it is not computed for rows that an earlier filter drops.
+                return frame.with_columns(kept.alias(_KEEP)).filter(_KEEP).drop(_KEEP)
+            case WithColumns(columns=columns):
+                return frame.with_columns([compiled(e, schema).alias(name) for name, e in columns])
+            case Select(columns=columns):
+                chosen = [column_of(e, schema).alias(name) for name, e in columns]
+                return frame.select([*chosen, *self.carried])
+            case Join():
+                return frame.join(
+                    self._tables[id(step)].lazy(),
+                    left_on=list(step.left_on),
+                    right_on=list(step.right_on),
+                    how="left" if step.how == "left" else "inner",
+                    nulls_equal=False,
+                    maintain_order="left",
+                    coalesce=True,
+                )
+            case MapBatches():
+                return mapped(step, frame, schema, where=where)
+        raise AssertionError(f"{step.name} is not a stateless step")
+
+
+def mapped(step: MapBatches, frame: pl.LazyFrame, schema: pa.Schema, *, where: str) -> pl.LazyFrame:
+    """Return what the user's function makes of the frame, computed piece by piece when it is read."""
+
+    def source(
+        with_columns: list[str] | None,
+        predicate: pl.Expr | None,
+        n_rows: int | None,
+        batch_size: int | None,
+    ) -> Iterator[pl.DataFrame]:
+        del batch_size
+        for table in call_function(step, record_batches(frame, schema), where=where):
+            part = from_arrow(table)
+            part = part if with_columns is None else part.select(with_columns)
+            part = part if predicate is None else part.filter(predicate)
+            if n_rows is not None:
+                part = part.head(n_rows)
+                n_rows -= part.height
+            yield part
+            if n_rows == 0:
+                return
+
+    return register_io_source(source, schema=polars_schema(step.schema))
+
+
+def record_batches(frame: pl.LazyFrame, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """Yield the frame as record batches of ``schema`` while it is computed."""
+    for part in frame.collect_batches(engine="streaming", maintain_order=True):
+        yield from to_arrow(part, schema).to_batches()
+
+
+def call_function(
+    step: MapBatches, batches: Iterator[pa.RecordBatch], *, where: str
+) -> Iterator[pa.Table]:
+    """Yield what the function yields, as tables of the declared schema.
+
+    Raises StepError when the function raises, or gives something else than it declared.
+    """
+    try:
+        for batch in step.function(batches):
+            yield _declared(batch, step.schema, where)
+    except MillstreamError:
+        raise
+    except Exception as error:
+        raise StepError(
+            f"the function raised {type(error).__name__}: {error}",
+            where=where,
+            expected="a function that yields record batches",
+            next_step="handle the case in the function; nothing of this batch was written",
+        ) from error
+
+
+def _declared(batch: object, schema: pa.Schema, where: str) -> pa.Table:
+    if not isinstance(batch, pa.RecordBatch | pa.Table):
+        raise StepError(
+            f"the function yielded a {type(batch).__name__}",
+            where=where,
+            expected="pyarrow record batches or tables",
+            next_step="yield pa.RecordBatch objects",
+        )
+    table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
+    if table.schema.names != schema.names:
+        raise _other_schema(table.schema, schema, where)
+    try:
+        return table.cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise _other_schema(table.schema, schema, where) from error
+
+
+def _other_schema(given: pa.Schema, declared: pa.Schema, where: str) -> StepError:
+    return StepError(
+        f"the function yielded another schema: {describe(given)}",
+        where=where,
+        expected=describe(declared),
+        next_step="yield these columns in this order, or declare what the function yields",
+    )

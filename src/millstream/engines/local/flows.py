@@ -1,0 +1,39 @@
+"""The way in to flows on this machine: ``LocalFlows(log).read(…)``."""
+
+from __future__ import annotations
+
+from pathlib import PurePath
+
+from millstream.engines.local.batch import LocalBatch
+from millstream.engines.local.flow_sources import file_source, table_source, topic_source
+from millstream.engines.local.log import LocalLog
+from millstream.engines.local.stream import LocalStream
+from millstream.flows.contract import FlowEngines
+from millstream.flows.flow import Flow
+from millstream.flows.plan import Plan
+from millstream.flows.source import Source
+
+
+class LocalFlows:
+    """Flows over one log. Thread-safe."""
+
+    def __init__(self, log: LocalLog) -> None:
+        """Bind flows to this machine's engines."""
+        self._log = log
+        self.engines = FlowEngines(LocalBatch(log), LocalStream(log))
+
+    def read_topic(self, topic: str) -> Flow:
+        """Return a flow of a topic's events. Raises UnknownTopic."""
+        return self._flow(topic_source(self._log, topic))
+
+    def read(self, what: object, *, file_format: str | None = None) -> Flow:
+        """Return a flow of files (a path, with ``*`` and ``**``, or a directory) or of a table in memory.
+
+        Raises PlanError when there is no such file, or its format is not known.
+        """
+        if isinstance(what, str | PurePath):
+            return self._flow(file_source(str(what), file_format=file_format))
+        return self._flow(table_source(what))
+
+    def _flow(self, source: Source) -> Flow:
+        return Flow(Plan(source), self.engines)

@@ -1,0 +1,3 @@
+DELETE FROM flow
+WHERE id = :flow_id AND epoch = :epoch
+RETURNING id

@@ -1,0 +1,2 @@
+DELETE FROM flow_position
+WHERE flow_id = ?
