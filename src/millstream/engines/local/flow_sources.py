@@ -14,9 +14,9 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from millstream.engines.local.flow_expression import compiled
-from millstream.engines.local.flow_steps import from_arrow, polars_schema, widen
+from millstream.engines.local.flow_steps import from_arrow, polars_schema, widen, widened_column
 from millstream.engines.local.log import LocalLog
-from millstream.flows.expression import Expression
+from millstream.flows.expression import Column, Expression
 from millstream.flows.kinds import widened_schema
 from millstream.flows.report import Progress, ProgressListener
 from millstream.flows.source import FILE_FORMATS, FileSource, Source, TableSource, TopicSource
@@ -181,17 +181,22 @@ def _topic_frame(
 def event_frame(batch: EventBatch) -> pl.DataFrame:
     """Return events as a frame of the types that flows compute with."""
     frame = from_arrow(batch.table)
-    wide = widen(frame.lazy(), frame.schema)
-    return wide.collect()
+    if all(widened_column(pl.col(name), kind) is None for name, kind in frame.schema.items()):
+        return frame
+    return widen(frame.lazy(), frame.schema).collect()
 
 
 def event_times(
     frame: pl.DataFrame, time: Expression, schema: pa.Schema
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Return the event time of each row in microseconds, and for which rows it is known."""
-    series = frame.select(compiled(time, schema).cast(pl.Int64).alias("t"))["t"]
-    known = series.is_not_null().to_numpy()
-    return series.fill_null(0).to_numpy(), known
+    if isinstance(time, Column):
+        series = frame[time.name].to_physical()
+    else:
+        series = frame.select(compiled(time, schema).cast(pl.Int64).alias("t"))["t"]
+    if series.null_count() == 0:
+        return series.to_numpy(), np.ones(len(series), dtype=np.bool_)
+    return series.fill_null(0).to_numpy(), series.is_not_null().to_numpy()
 
 
 def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:

@@ -39,12 +39,13 @@ def widen(frame: pl.LazyFrame, stored: pl.Schema) -> pl.LazyFrame:
     changes = [
         change.alias(name)
         for name, kind in stored.items()
-        if (change := _widened(pl.col(name), kind)) is not None
+        if (change := widened_column(pl.col(name), kind)) is not None
     ]
     return frame.with_columns(changes) if changes else frame
 
 
-def _widened(column: pl.Expr, kind: pl.DataType) -> pl.Expr | None:
+def widened_column(column: pl.Expr, kind: pl.DataType) -> pl.Expr | None:
+    """Return the column as flows compute with it, or None if it is stored so."""
     if kind.is_integer():
         return None if kind == pl.Int64 else column.cast(pl.Int64, strict=True)
     if kind.is_float():

@@ -30,6 +30,8 @@ from millstream.primitives.histogram import Histogram
 MARK = "__ms_mark"
 """The watermark of the row's partition as it stood before the row."""
 
+FATE = "__ms_fate"
+_TIMELY, _LATE, _UNTIMED = range(3)
 _NO_CHANGE = StateChange(replaces=False, blobs=())
 
 
@@ -131,15 +133,14 @@ class WindowedStream:
         source_wait = Histogram()
         marked = [self._marked(batch, source_wait) for batch in taken if batch.frame.height]
         rows = self._rows(marked)
-        is_untimed = pl.col(self._window.on).is_null()
-        untimed = rows.filter(is_untimed)
-        late = rows.filter(~is_untimed & self._is_late())
-        timely = (
-            rows
-            if not late.height + untimed.height
-            else rows.filter(~is_untimed & ~self._is_late())
-        )
-        partial = self._kernel.partial(timely.lazy()).collect()
+        late = untimed = 0
+        aside: pl.DataFrame | None = None
+        if rows[FATE].max():
+            late = int((rows[FATE] == _LATE).sum())
+            untimed = int((rows[FATE] == _UNTIMED).sum())
+            aside = rows.filter(pl.col(FATE) != _TIMELY)
+            rows = rows.filter(pl.col(FATE) == _TIMELY)
+        partial = self._kernel.partial(rows.lazy()).collect()
         counting = counting_partitions(next_offsets=next_offsets, ends=ends, bounded=bounded)
         closed, change = self._close(partial, self._time.watermark_us(counting))
         return Computed(
@@ -147,9 +148,9 @@ class WindowedStream:
             state=change,
             closed_until_us=self._time.closed_until_us,
             seen_us={b.partition: self._time.partition(b.partition).seen_us for b in taken},
-            late=late.height,
-            untimed=untimed.height,
-            late_rows=pl.concat([late, untimed]) if late.height + untimed.height else None,
+            late=late,
+            untimed=untimed,
+            late_rows=aside,
             source_wait=source_wait,
         )
 
@@ -174,17 +175,21 @@ class WindowedStream:
         seen_us = self._time.partition(batch.partition).seen_us
         marks, last = watermarks_before(times, known, seen_us=seen_us, late_us=self._window.late_us)
         self._time = self._time.observed({batch.partition: last})
-        return frame.with_columns(pl.Series(MARK, marks))
+        return frame.hstack([pl.Series(MARK, marks)])
 
     def _rows(self, marked: list[pl.DataFrame]) -> pl.DataFrame:
-        if marked:
-            return self._to_window.apply(pl.concat(marked).lazy()).collect()
-        return pl.DataFrame(schema={**polars_schema(self.late_schema), MARK: pl.Int64})
+        if not marked:
+            return pl.DataFrame(schema={**polars_schema(self.late_schema), FATE: pl.Int8})
+        rows = self._to_window.apply(pl.concat(marked).lazy())
+        return rows.with_columns(self._fate().alias(FATE)).collect()
 
-    def _is_late(self) -> pl.Expr:
+    def _fate(self) -> pl.Expr:
         size_us = self._window.windows.size_us
         end = (pl.col(self._window.on).cast(pl.Int64) // size_us + 1) * size_us
-        return (end <= pl.col(MARK)) | (end <= self._time.closed_until_us)
+        is_late = (end <= pl.col(MARK)) | (end <= self._time.closed_until_us)
+        is_untimed = pl.col(self._window.on).is_null()
+        fate = pl.when(is_untimed).then(_UNTIMED).when(is_late).then(_LATE).otherwise(_TIMELY)
+        return fate.cast(pl.Int8)
 
     def _close(
         self, partial: pl.DataFrame | None, until_us: int

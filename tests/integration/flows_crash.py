@@ -1,0 +1,69 @@
+"""A process that streams or batches a flow and kills itself at a named step. Run by test_flows_kill.py."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+from millstream.flows import aggregate as agg
+from millstream.flows.expression import col
+from millstream.flows.flow import Flow
+from millstream.flows.windows import tumbling
+from millstream.primitives.schema import Timestamp
+from millstream.primitives.telemetry import set_listener
+from millstream.testing.flows_suite import LocalWorld, at
+
+BATCH_EVENTS = 40
+SCHEMA = {"k": str, "n": int, "at": Timestamp}
+
+
+def rows() -> list[dict[str, object]]:
+    return [
+        {"k": "abc"[i % 3], "n": (i * 37) % 100, "at": at(i * 2 + (i * 7919) % 45)}
+        for i in range(240)
+    ]
+
+
+def fill(world: LocalWorld) -> None:
+    world.topic("events", SCHEMA, key="k", partitions=2)
+    world.append("events", rows())
+
+
+def flow(world: LocalWorld) -> Flow:
+    return (
+        world.read("events")
+        .filter(col("n") >= 0)
+        .window(tumbling("1h"), on="at", late="45m", keep_late=True)
+        .group_by("k")
+        .agg(rows=agg.count(), mean=agg.mean("n"), q=agg.quantile("n", 0.9), u=agg.n_unique("n"))
+    )
+
+
+def kill_at(step: str, nth: int) -> None:
+    seen = 0
+
+    def listen(reached: str) -> None:
+        nonlocal seen
+        seen += reached == step
+        if seen == nth and reached == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    set_listener(listen)
+
+
+def main() -> None:
+    path, what, step, nth = sys.argv[1:]
+    world = LocalWorld(Path(path), durability="disk")
+    kill_at(step, int(nth))
+    if what == "stream":
+        flow(world).write("out").stream(until="end", batch_events=BATCH_EVENTS)
+    elif what == "batch":
+        flow(world).write("out").run()
+    else:
+        flow(world).write(Path(what)).run()
+
+
+if __name__ == "__main__":
+    main()

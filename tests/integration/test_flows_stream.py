@@ -1,0 +1,293 @@
+"""Streams over a real store: going on, stopping, being alone, and refusing what does not fit."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millstream.engines.local import flow_state
+from millstream.flows import aggregate as agg
+from millstream.flows.expression import col
+from millstream.flows.flow import Flow
+from millstream.flows.report import Progress
+from millstream.flows.windows import tumbling
+from millstream.primitives.errors import Fenced, PlanError, StepError, StoreCorrupt
+from millstream.primitives.schema import Timestamp
+from millstream.testing.flows_suite import LocalWorld, at, in_order
+
+SCHEMA = {"n": int, "at": Timestamp}
+
+
+@pytest.fixture
+def world(store_path: Path) -> Iterator[LocalWorld]:
+    with LocalWorld(store_path) as world:
+        world.topic("events", SCHEMA)
+        yield world
+
+
+def hourly(world: LocalWorld, late: str = "0s", size: str = "1h") -> Flow:
+    windowed = world.read("events").window(tumbling(size), on="at", late=late)
+    return windowed.agg(n=agg.sum("n")).write("out")
+
+
+def append(world: LocalWorld, *minutes: int) -> None:
+    world.append("events", [{"n": m, "at": at(m)} for m in minutes])
+
+
+def sums(world: LocalWorld) -> list[int]:
+    return [row["n"] for row in world.events("out")]
+
+
+class StopAfter:
+    """Stops a stream after so many micro-batches, counted by its progress."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def is_set(self) -> bool:
+        return self.left <= 0
+
+    def progress(self, _: Progress) -> None:
+        self.left -= 1
+
+
+def test_a_stop_leaves_windows_open_and_an_end_closes_them(world: LocalWorld) -> None:
+    #   minute    0          60         120
+    #             |  first   |  second  |
+    #   events    10 ... 50 .. 70
+    #   stop      emits the first (70 has passed its end), the second stays open
+    #   then      80 still belongs to the second; the end of the replay closes it
+    append(world, 10, 50, 70)
+    stop = StopAfter(1)
+    hourly(world).stream(stop=stop, progress=stop.progress)
+    assert sums(world) == [60]
+    append(world, 80)
+    hourly(world).stream(until="end")
+    assert sums(world) == [60, 150]
+
+
+def test_after_an_end_events_for_a_closed_window_are_late(world: LocalWorld) -> None:
+    #   minute    0          60
+    #             |  first   |
+    #   events    10 | end of the replay: closed | 20 is late, 70 is not
+    append(world, 10)
+    hourly(world).stream(until="end")
+    append(world, 20, 70)
+    report = hourly(world).stream(until="end")
+    assert report.late == 1
+    assert sums(world) == [10, 70]
+
+
+def test_a_stream_waits_for_events_and_stops_when_told(world: LocalWorld) -> None:
+    seen = threading.Event()
+    stop = threading.Event()
+    flow = world.read("events").select("n").write("out")
+    thread = threading.Thread(
+        target=flow.stream, kwargs={"stop": stop, "progress": lambda _: seen.set()}
+    )
+    thread.start()
+    append(world, 5)
+    assert seen.wait(30)
+    stop.set()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert sums(world) == [5]
+
+
+def test_a_quiet_partition_holds_the_watermark_and_an_empty_one_does_not(
+    store_path: Path,
+) -> None:
+    #   partition 0    10 ........ 200      would close [0,60) and [60,120), [120,180)
+    #   partition 1    30                   has shown 30 only: nothing closes
+    #   partition 2    (never had an event: does not count)
+    with LocalWorld(store_path) as world:
+        world.topic("events", SCHEMA, partitions=3)
+        for partition, minute in ((0, 10), (1, 30), (0, 200)):
+            world.append("events", [{"n": minute, "at": at(minute)}], partition=partition)
+        stop = StopAfter(1)
+        hourly(world).stream(stop=stop, progress=stop.progress)
+        assert sums(world) == []
+        world.append("events", [{"n": 100, "at": at(100)}], partition=1)
+        stop = StopAfter(1)
+        report = hourly(world).stream(stop=stop, progress=stop.progress)
+        assert sums(world) == [40]
+        assert report.watermark_us == int(at(100).timestamp() * 1e6)
+
+
+def test_a_second_stream_of_a_name_is_refused_while_the_first_lives(world: LocalWorld) -> None:
+    append(world, 10)
+    refusals: list[Fenced] = []
+
+    def second(_: Progress) -> None:
+        with LocalWorld(world.store.path) as other, pytest.raises(Fenced) as refused:
+            hourly(other).stream(until="end")
+        refusals.append(refused.value)
+
+    hourly(world).stream(until="end", progress=second)
+    assert "being streamed already" in refusals[0].what
+    assert sums(world) == [10]
+
+
+def test_a_stream_that_was_taken_over_cannot_commit(world: LocalWorld) -> None:
+    append(world, 10, 20, 70)
+    other = LocalWorld(world.store.path)
+
+    def take_over(_: Progress) -> None:
+        # As a process does that finds the owner dead, for example after a machine was suspended.
+        with other.store.read() as snapshot:
+            [row] = snapshot.run("flows/get", ("out",))
+        taking = {"owner": other.store.process, "fingerprint": row[3], "flow_id": row[0]}
+        other.store.write(lambda tx: tx.run("flows/take", taking))
+
+    with pytest.raises(Fenced, match="taken over"):
+        hourly(world).stream(until="end", batch_events=1, progress=take_over)
+    other.close()
+    hourly(world).stream(until="end")
+    assert sums(world) == [30, 70]
+
+
+def test_a_changed_plan_is_refused_with_the_difference(world: LocalWorld) -> None:
+    append(world, 10)
+    hourly(world).stream(until="end")
+    with pytest.raises(PlanError, match=r"step 1 was window\(tumbling\(1h\).*now.*tumbling\(2h\)"):
+        hourly(world, size="2h").stream(until="end")
+
+
+def test_what_comes_after_the_aggregation_may_change(world: LocalWorld) -> None:
+    append(world, 10)
+    hourly(world).stream(until="end")
+    append(world, 70)
+    windowed = world.read("events").window(tumbling("1h"), on="at").agg(n=agg.sum("n"))
+    changed = windowed.with_columns(n=col("n") + 1).write("out")
+    changed.stream(until="end")
+    assert sums(world) == [10, 71]
+
+
+def test_reset_begins_at_the_beginning(world: LocalWorld) -> None:
+    append(world, 10)
+    hourly(world).stream(until="end")
+    hourly(world).reset()
+    assert hourly(world).stream(until="end").rows_in == 1
+    assert sums(world) == [10, 10]
+
+
+def test_a_topic_made_again_is_another_topic(world: LocalWorld) -> None:
+    append(world, 10)
+    hourly(world).stream(until="end")
+    world.log.delete_topic("events")
+    world.topic("events", SCHEMA)
+    with pytest.raises(PlanError, match="made again"):
+        hourly(world).stream(until="end")
+
+
+def test_damaged_state_is_refused(world: LocalWorld) -> None:
+    append(world, 10)
+    stop = StopAfter(1)
+    hourly(world).stream(stop=stop, progress=stop.progress)
+    with world.store.read() as snapshot:
+        [[flow_id, *_]] = snapshot.run("flows/get", ("out",))
+        [[groups, checksum, data]] = snapshot.run("flows/state", (flow_id,))
+    damaged = bytes([data[0] ^ 1]) + data[1:]
+
+    def damage(tx: object) -> None:
+        tx.run("flows/state_clear", (flow_id,))  # type: ignore[attr-defined]
+        tx.many("flows/state_append", [(flow_id, groups, checksum, damaged)])  # type: ignore[attr-defined]
+
+    world.store.write(damage)
+    with pytest.raises(StoreCorrupt, match="state of a flow is damaged"):
+        hourly(world).stream(until="end")
+
+
+def test_the_changelog_stays_bounded(world: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flow_state, "PARTIALS_MAX", 4)
+    append(world, *range(40))
+    stop = StopAfter(40)
+    hourly(world).stream(stop=stop, progress=stop.progress, batch_events=1)
+    with world.store.read() as snapshot:
+        [[flow_id, *_]] = snapshot.run("flows/get", ("out",))
+        assert len(snapshot.run("flows/state", (flow_id,))) <= 5
+    hourly(world).stream(until="end")
+    assert sums(world) == [sum(range(40))]
+
+
+def test_large_state_is_stored_in_pieces(
+    world: LocalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow_state, "BLOB_GROUPS_MAX", 3)
+    append(world, *range(10))
+    windowed = world.read("events").window(tumbling("1h"), on="at").group_by("n")
+    flow = windowed.agg(rows=agg.count()).write("out")
+    stop = StopAfter(1)
+    flow.stream(stop=stop, progress=stop.progress)
+    with world.store.read() as snapshot:
+        [[flow_id, *_]] = snapshot.run("flows/get", ("out",))
+        assert [row[0] for row in snapshot.run("flows/state", (flow_id,))] == [3, 3, 3, 1]
+    flow.stream(until="end")
+    assert sorted(sums(world)) == list(range(10))
+
+
+def test_a_failing_step_stores_nothing_and_can_be_run_again(world: LocalWorld) -> None:
+    append(world, 1, 2, 3)
+    fails = [True]
+
+    def fragile(batches):
+        for batch in batches:
+            if fails[0] and 3 in batch["n"].to_pylist():
+                raise ValueError("three")
+            yield batch
+
+    flow = world.read("events").map_batches(fragile, SCHEMA).select("n").write("out")
+    with pytest.raises(StepError, match="ValueError: three"):
+        flow.stream(until="end", batch_events=1)
+    assert sums(world) == [1, 2]
+    fails[0] = False
+    flow.stream(until="end", batch_events=1)
+    assert sums(world) == [1, 2, 3]
+
+
+def test_an_event_time_that_a_function_makes_is_the_watermark(world: LocalWorld) -> None:
+    append(world, 10, 70, 130)
+
+    def doubled(batches):
+        for batch in batches:
+            yield batch.set_column(1, "at", batch["at"])
+
+    windowed = world.read("events").map_batches(doubled, SCHEMA).window(tumbling("1h"), on="at")
+    report = windowed.agg(n=agg.sum("n")).write("out").stream(until="end", batch_events=1)
+    assert sums(world) == [10, 70, 130]
+    assert report.batches == 4
+
+
+def test_a_filter_does_not_stop_time(world: LocalWorld) -> None:
+    #   minute    0          60
+    #             |  first   |
+    #   events    10 ......... 70 is filtered out, but shows that the first hour is over
+    append(world, 10, 70)
+    flow = world.read("events").filter(col("n") < 60).with_columns(when=col("at"))
+    windowed = flow.window(tumbling("1h"), on="when").agg(n=agg.sum("n")).write("out")
+    stop = StopAfter(1)
+    windowed.stream(stop=stop, progress=stop.progress)
+    assert sums(world) == [10]
+
+
+def test_the_report_and_the_catalog_hold_the_four_delays(world: LocalWorld) -> None:
+    from millstream.engines.local.delays import read_delays
+
+    append(world, *range(10))
+    report = hourly(world).stream(until="end", batch_events=5)
+    stored = read_delays(world.store)["stream", "out"]
+    for phase in ("source_wait", "start_wait", "process", "publish"):
+        assert report.delays[phase].count == 10
+        assert stored[phase].count == 10
+    assert report.rows_per_s > 0
+    assert "10 rows in, 1 out" in str(report)
+
+
+def test_batch_and_stream_agree_on_out_of_order_windows(world: LocalWorld) -> None:
+    append(world, 130, 10, 70, 20, 190, 65)
+    flow = hourly(world, late="3h")
+    flow.stream(until="end", batch_events=2)
+    assert in_order(world.events("out")) == in_order(flow.collect().to_pylist())
