@@ -71,6 +71,7 @@ lock: $(VENV)/.lock ## renew the lock files (ARGS="--upgrade" takes newer versio
 	$(UV) $(ARGS) --extra demo --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
 	$(UV) $(ARGS) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
 	$(UV) $(ARGS) --group bench -c requirements/dev.txt -o requirements/bench.txt
+	$(UV) $(ARGS) --group honker -o requirements/honker.txt
 
 clean: ## remove .venv, caches and everything that was built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -99,8 +100,10 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml $(VENV)/.build
 	$(MYSELF)
 	@touch $@
 
-$(VENV)/.bench: requirements/bench.txt $(VENV)/.dev
+$(VENV)/.bench: requirements/bench.txt requirements/honker.txt $(VENV)/.dev
 	$(LOCKED) -r requirements/bench.txt
+	@$(LOCKED) -r requirements/honker.txt 2>$(VENV)/honker.log || \
+	  echo "note: honker cannot be installed here (no wheel fits and no Rust builds it); the benchmark runs without this peer."
 	@touch $@
 
 $(VENV)/.lock: requirements/lock.txt | $(BIN)/python

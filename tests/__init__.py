@@ -1,0 +1,1 @@
+"""The tests, by kind: unit, property, simulation, integration, conformance and architecture."""

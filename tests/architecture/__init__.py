@@ -1,0 +1,1 @@
+"""The rules of the house: imports, shape, exports, docs, package and lock files."""

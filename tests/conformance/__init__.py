@@ -1,0 +1,1 @@
+"""The suites that every engine of a contract passes."""

@@ -1,0 +1,1 @@
+"""Several parts together: real directories, real SQLite, real processes."""

@@ -1,0 +1,1 @@
+"""One function, one class or one table at a time."""
