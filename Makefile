@@ -81,7 +81,7 @@ clean: ## remove .venv, caches and everything that was built
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null || { \
-	  echo "error: millstream needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>&1). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	  echo "error: millstream needs Python 3.11, 3.12 or 3.13, and $(PYTHON) is $$($(PYTHON) --version 2>/dev/null || echo not here). Try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
 	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { \
 	  echo "error: $(PYTHON) has no venv module. On Debian: apt-get install python3-venv" >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
@@ -102,7 +102,8 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml $(VENV)/.build
 
 $(VENV)/.bench: requirements/bench.txt requirements/honker.txt $(VENV)/.dev
 	$(LOCKED) -r requirements/bench.txt
-	@$(LOCKED) -r requirements/honker.txt 2>$(VENV)/honker.log || \
+	@# Its build calls maturin by name, which bench.txt just put beside our Python.
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOCKED) -r requirements/honker.txt 2>$(VENV)/honker.log || \
 	  echo "note: honker cannot be installed here (no wheel fits and no Rust builds it); the benchmark runs without this peer."
 	@touch $@
 
