@@ -5,30 +5,14 @@ from __future__ import annotations
 import importlib
 import sys
 from pathlib import Path
-from typing import Protocol, TypeGuard
 
-from millstream.engines.local.tasks import LocalTasks
+from millstream.app import App
 from millstream.primitives.errors import ConfigurationError
-from millstream.tasks.task import TaskRegistry
 
 _EXPECTED = "module:app, as in `import module` and `module.app`"
 
 
-class HasTasks(Protocol):
-    """What a worker needs of an app."""
-
-    @property
-    def tasks(self) -> TaskRegistry:
-        """The tasks that the app defines."""
-        ...
-
-    @property
-    def tasks_engine(self) -> LocalTasks:
-        """Where they are stored; opened at first use."""
-        ...
-
-
-def load_app(target: str) -> HasTasks:
+def load_app(target: str) -> App:
     """Import the app of ``module:attribute``; the attribute is ``app`` when it is left out.
 
     The current directory is importable, as with ``python -m``. Raises ConfigurationError when there is no such module
@@ -36,6 +20,13 @@ def load_app(target: str) -> HasTasks:
     """
     module_name, _, attribute = target.partition(":")
     attribute = attribute or "app"
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise ConfigurationError(
+            f"{module_name!r} cannot be the name of a module",
+            where=f"-A {target}",
+            expected=_EXPECTED,
+            next_step="write the module as in an import: without a path, and without .py",
+        )
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -51,20 +42,16 @@ def load_app(target: str) -> HasTasks:
             expected=f"{_EXPECTED}; looked in {here} and the installed packages",
             next_step="run the command in the directory of the module, or install it",
         ) from None
-    except ValueError as error:
-        raise ConfigurationError(
-            f"{module_name!r} cannot be the name of a module", expected=_EXPECTED
-        ) from error
     app = getattr(module, attribute, None)
     if app is None:
-        found = [name for name, value in vars(module).items() if _is_app(value)]
+        found = [name for name, value in vars(module).items() if isinstance(value, App)]
         raise ConfigurationError(
             f"module {module_name!r} has no {attribute!r}",
             where=getattr(module, "__file__", None) or module_name,
             expected=_EXPECTED,
             next_step=f"try -A {module_name}:{found[0]}" if found else "make one with ms.App(…)",
         )
-    if not _is_app(app):
+    if not isinstance(app, App):
         raise ConfigurationError(
             f"{module_name}.{attribute} is a {type(app).__name__}, not an app",
             where=getattr(module, "__file__", None) or module_name,
@@ -73,6 +60,22 @@ def load_app(target: str) -> HasTasks:
     return app
 
 
-def _is_app(value: object) -> TypeGuard[HasTasks]:
-    # The class is asked, not the value: reading the property would open its store.
-    return hasattr(type(value), "tasks_engine")
+def existing_store(path: str | None) -> str:
+    """Return the path of a store that exists: the given one, or the only ``*.mill`` here. Raises ConfigurationError."""
+    if path is None:
+        found = sorted(str(p) for p in Path.cwd().glob("*.mill"))
+        if len(found) != 1:
+            raise ConfigurationError(
+                f"there are {len(found)} stores here" if found else "there is no store here",
+                where=str(Path.cwd()),
+                expected="one directory *.mill, or the path of a store",
+                next_step="name the store" + (f": {', '.join(found)}" if found else ""),
+            )
+        path = found[0]
+    if not Path(path).is_dir():
+        raise ConfigurationError(
+            f"there is no store {path!r}",
+            expected="the directory of a store",
+            next_step="check the path; stores are made by the programs that use them",
+        )
+    return path

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import sys
+import traceback
 from random import Random
 
 import click
 
-from millstream.cli.target import HasTasks, load_app
+from millstream.app import App
+from millstream.cli.target import load_app
 from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.engines.local.worker_child import run_child
 from millstream.engines.local.worker_supervisor import EXIT_REFUSED, Supervisor
@@ -67,6 +69,11 @@ def worker(
             command, concurrency, SYSTEM_CLOCK, lambda line: click.echo(line, err=True)
         )
         sys.exit(supervisor.run())
+    run_child(_prepared(target, queues, burst=burst, lease=lease, quiet=quiet))
+
+
+def _prepared(target: str, queues: str | None, *, burst: bool, lease: str, quiet: bool) -> Worker:
+    """Return a worker that is ready to run; a child that cannot start says why and exits with EXIT_REFUSED."""
     try:
         app = load_app(target)
         settings = WorkerSettings(
@@ -74,15 +81,17 @@ def worker(
         )
         # Each process spreads its retries by chance of its own.
         chance = Random(int.from_bytes(os.urandom(8)))
-        here = Worker(app.tasks_engine, app.tasks, settings, chance=chance)
-    except MillstreamError as error:
-        if not quiet:
-            click.echo(f"Error: {error}", err=True)
+        return Worker(app.tasks_engine, app.tasks, settings, chance=chance)
+    except Exception as error:
+        if quiet:
+            sys.exit(EXIT_REFUSED)
+        if isinstance(error, MillstreamError):
+            raise  # ``main`` shows it and exits with the same code.
+        traceback.print_exc()  # The module of the app raised: its author needs the traceback.
         sys.exit(EXIT_REFUSED)
-    run_child(here)
 
 
-def queues_of(app: HasTasks, names: str | None) -> tuple[str, ...]:
+def queues_of(app: App, names: str | None) -> tuple[str, ...]:
     """Return the queues that are named, or all that the app's tasks use, sorted."""
     if names is not None:
         return tuple(dict.fromkeys(name.strip() for name in names.split(",")))

@@ -202,7 +202,7 @@ class LocalProducer:
             by_partition = self._route(info, pending)
             for number, events in by_partition.items():
                 self._send_partition(info, number, events)
-        except MillstreamError as error:
+        except Exception as error:  # noqa: BLE001 - every sender must hear of it, and the thread goes on
             for entry in pending:
                 if not entry.future.done():
                     entry.future.set_exception(error)
@@ -259,7 +259,7 @@ class LocalProducer:
         for part in parts:
             stamps.append(Stamp(self.producer_id, self.epoch, sequence))
             sequence += part.frame.rows
-        appended = self._store(info, parts, stamps)
+        appended = self._commit(info, parts, stamps)
         self._sequences[place] = sequence - 1
         return appended
 
@@ -282,9 +282,9 @@ class LocalProducer:
         first, last = sequences[0], sequences[-1]
         assert first is not None
         stamp = Stamp(self.producer_id, self.epoch, first, gaps_allowed=True, last_sequence=last)
-        return self._store(info, parts, [stamp])
+        return self._commit(info, parts, [stamp])
 
-    def _store(
+    def _commit(
         self, info: TopicInfo, parts: Sequence[Part], stamps: Sequence[Stamp]
     ) -> list[Appended]:
         """Store the parts; a busy store is asked again, which the stamps make safe."""

@@ -1,0 +1,78 @@
+"""Tasks, an event log, streams and batch jobs in one directory, without a server.
+
+    import millstream as ms
+    app = ms.App("shop")
+
+Everything a user needs is here; the folders below are for those who read or extend it.
+"""
+
+from millstream.app import App
+from millstream.flows.aggregate import (
+    Aggregate,
+    count,
+    first,
+    last,
+    max,
+    mean,
+    median,
+    min,
+    n_unique,
+    quantile,
+    std,
+    sum,
+    var,
+)
+from millstream.flows.expression import Expression, col, lit, when
+from millstream.flows.flow import Flow
+from millstream.flows.report import Progress, RunReport
+from millstream.flows.windows import tumbling
+from millstream.log.contract import PartitionLag
+from millstream.log.events import Appended, EventBatch
+from millstream.log.topic import Topic
+from millstream.primitives import errors
+from millstream.primitives.durability import Durability
+from millstream.primitives.errors import MillstreamError
+from millstream.primitives.histogram import Histogram
+from millstream.primitives.schema import Timestamp
+from millstream.tasks.result import AsyncResult
+from millstream.tasks.states import TaskState
+from millstream.tasks.task import Task
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Aggregate",
+    "App",
+    "Appended",
+    "AsyncResult",
+    "Durability",
+    "EventBatch",
+    "Expression",
+    "Flow",
+    "Histogram",
+    "MillstreamError",
+    "PartitionLag",
+    "Progress",
+    "RunReport",
+    "Task",
+    "TaskState",
+    "Timestamp",
+    "Topic",
+    "col",
+    "count",
+    "errors",
+    "first",
+    "last",
+    "lit",
+    "max",
+    "mean",
+    "median",
+    "min",
+    "n_unique",
+    "quantile",
+    "std",
+    "sum",
+    "tumbling",
+    "var",
+    "when",
+]

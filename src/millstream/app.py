@@ -1,0 +1,195 @@
+"""The only composition root: from a path or URLs to engines.
+
+An ``App`` is cheap: nothing is opened before the first use, so a module may declare one with its tasks and topics at import.
+The store is opened once a process, and again in a forked child.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import PurePath
+from types import TracebackType
+from typing import Any, Self
+
+from millstream.engines.local.delays import read_delays
+from millstream.engines.local.flows import LocalFlows
+from millstream.engines.local.log import LocalLog
+from millstream.engines.local.tasks import LocalTasks
+from millstream.engines.registry import engine_of
+from millstream.flows.flow import Flow
+from millstream.log.definition import topic_spec
+from millstream.log.topic import Topic, TopicTransaction
+from millstream.primitives.clock import SYSTEM_CLOCK, Clock
+from millstream.primitives.durability import Durability, durability_of
+from millstream.primitives.duration import Duration, duration_us
+from millstream.primitives.errors import ConfigurationError
+from millstream.primitives.histogram import Histogram
+from millstream.primitives.schema import SchemaLike
+from millstream.store import Store
+from millstream.tasks.task import TaskRegistry
+
+
+@dataclass(frozen=True, slots=True)
+class _Engines:
+    """What is open in this process."""
+
+    store: Store
+    log: LocalLog
+    tasks: LocalTasks
+    flows: LocalFlows
+
+    def close(self) -> None:
+        self.log.close()
+        self.store.close()
+
+
+class App:
+    """Tasks, topics and flows under one name, in one directory. Any thread may use it.
+
+    ``store`` is the directory (default: ``./<name>.mill``), made on first use. ``durability="disk"`` acknowledges what
+    survives a power loss, ``"process"`` what survives ``kill -9``. ``log``, ``tasks``, ``batch`` and ``stream`` choose another
+    engine by URL; left out, or given by ``MILLSTREAM_LOG`` and so on, everything runs embedded.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        store: str | os.PathLike[str] | None = None,
+        durability: str | Durability = Durability.DISK,
+        log: str | None = None,
+        tasks: str | None = None,
+        batch: str | None = None,
+        stream: str | None = None,
+        clock: Clock = SYSTEM_CLOCK,
+    ) -> None:
+        """Declare the app; nothing is opened. Raises ConfigurationError for an unknown engine or durability."""
+        if not name:
+            raise ConfigurationError("an app needs a name", expected='for example ms.App("shop")')
+        self.name = name
+        self.store_path = os.fspath(store) if store is not None else f"{name}.mill"
+        self.durability = durability_of(durability)
+        urls = {"log": log, "tasks": tasks, "batch": batch, "stream": stream}
+        for contract, url in urls.items():
+            engine_of(contract, url)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._open: _Engines | None = None
+        self.tasks = TaskRegistry(engine=lambda: self.tasks_engine)
+        """The tasks that were declared, by name."""
+        self.task = self.tasks.task
+        """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
+
+    def _engines(self) -> _Engines:
+        engines = self._open
+        if engines is None or engines.store.closed:
+            with self._lock:
+                engines = self._open
+                if engines is None or engines.store.closed:
+                    engines = self._open = self._start()
+        return engines
+
+    def _start(self) -> _Engines:
+        store = Store.open(self.store_path, durability=self.durability, clock=self._clock)
+        try:
+            log = LocalLog(store)
+            return _Engines(store, log, LocalTasks(store), LocalFlows(log))
+        except BaseException:
+            store.close()
+            raise
+
+    @property
+    def log_engine(self) -> LocalLog:
+        """The engine of the log; opens the store."""
+        return self._engines().log
+
+    @property
+    def tasks_engine(self) -> LocalTasks:
+        """The engine of the tasks; opens the store."""
+        return self._engines().tasks
+
+    def topic(
+        self,
+        name: str,
+        *,
+        schema: SchemaLike | None = None,
+        key: str | None = None,
+        partitions: int = 1,
+        retention: Duration | None = None,
+        retention_bytes: int | None = None,
+        compaction: bool = False,
+    ) -> Topic:
+        """Declare a topic; it is made at its first use.
+
+        ``schema`` maps columns to types; without one the topic is plain (key, value, headers, timestamp of bytes, as Kafka's).
+        ``key`` is the column that chooses the partition. Events are deleted when all of their frame are older than ``retention``,
+        and the oldest when a partition holds more than ``retention_bytes``; with ``compaction`` the last event of each key stays.
+        Raises ConfigurationError or SchemaError; TopicExists at first use if it is stored with another definition.
+        """
+        spec = topic_spec(
+            name,
+            schema=schema,
+            key=key,
+            partitions=partitions,
+            retention=retention,
+            retention_bytes=retention_bytes,
+            compaction=compaction,
+        )
+        return Topic(spec, lambda: self.log_engine)
+
+    def topics(self) -> list[str]:
+        """Return the names of all topics in the store."""
+        return self.log_engine.topic_names()
+
+    def transaction(self) -> TopicTransaction:
+        """Begin a transaction: ``with app.transaction() as tx: tx.append(orders, …); tx.commit(consumer)``."""
+        return TopicTransaction(self.log_engine.transaction())
+
+    def read(self, source: Topic | str | PurePath | Any, *, file_format: str | None = None) -> Flow:  # noqa: ANN401
+        """Begin a flow from a topic, files (a path with ``*``, or a directory), or a table in memory.
+
+        Raises UnknownTopic or PlanError when there is nothing of that name.
+        """
+        flows = self._engines().flows
+        if isinstance(source, Topic):
+            return flows.read_topic(source.info.name)
+        if isinstance(source, str) and file_format is None and source in self.topics():
+            return flows.read_topic(source)
+        return flows.read(source, file_format=file_format)
+
+    def delays(
+        self, *, since: Duration | None = None
+    ) -> Mapping[tuple[str, str], Mapping[str, Histogram]]:
+        """Return the four delays of each (kind, subject) as histograms by phase; of the last ``since`` only, if given."""
+        store = self._engines().store
+        since_us = 0 if since is None else store.clock.now_us() - duration_us(since)
+        return read_delays(store, since_us=since_us)
+
+    def close(self) -> None:
+        """Leave groups, stop background work and close the store. The next use opens it again."""
+        with self._lock:
+            engines, self._open = self._open, None
+        if engines is not None and not engines.store.closed:
+            engines.close()
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        """Close."""
+        self.close()
+
+    def __repr__(self) -> str:
+        """Say which app it is, and where."""
+        return f"App({self.name!r}, store={self.store_path!r})"
+
+

@@ -1,0 +1,1 @@
+"""The command ``millstream``: one file a command."""
