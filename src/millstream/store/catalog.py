@@ -34,7 +34,8 @@ from millstream.primitives.telemetry import reach
 
 APPLICATION_ID: Final = 0x4D53544D  # "MSTM"
 CHECKSUM_VFS: Final = "cksmvfs"
-_RESERVED_BYTES: Final = 8
+RESERVED_BYTES: Final = 8
+_HEAD_BYTES: Final = 105  # the file's head, and that of its first page up to the number of its cells
 _IOERR_DATA: Final = 8458  # a page's checksum does not fit
 _MIGRATION = re.compile(r"(\d{4})_.*\.sql")
 
@@ -78,6 +79,30 @@ def _load_checksums() -> None:
         apsw.set_default_vfs(default)
 
 
+def refuse_foreign(path: Path) -> None:
+    """Raise NotAStore for a database of another program, without opening it: SQLite would change it.
+
+    The file's head says whose it is (SQLite's file format, 1.3). What a kill left behind while a catalog was made is
+    empty or has one page without a table; the rest of it lies in the write-ahead log.
+    """
+    if not path.is_file() or path.stat().st_size == 0:
+        return
+    with path.open("rb") as file:
+        head = file.read(_HEAD_BYTES)
+    application = int.from_bytes(head[68:72], "big")
+    is_bare = int.from_bytes(head[28:32], "big") <= 1 and head[103:105] == b"\0\0"
+    if not head.strip(b"\0"):
+        return  # nobody's: what a power loss leaves of a page that was never synced
+    is_database = head.startswith(b"SQLite format 3\0") and len(head) == _HEAD_BYTES
+    if not is_database or (application != APPLICATION_ID and not (application == 0 and is_bare)):
+        raise NotAStore(
+            "the catalog is a file of another program",
+            where=str(path),
+            expected="a catalog that millstream made",
+            next_step="give the path of a store, or a new path to make one; nothing was changed",
+        )
+
+
 def connect(path: Path, *, vfs: str | None, create: bool = False) -> apsw.Connection:
     """Open a connection with the store's settings. Raises ours, see ``translated``."""
     _load_checksums()
@@ -85,14 +110,24 @@ def connect(path: Path, *, vfs: str | None, create: bool = False) -> apsw.Connec
     with translated(path):
         connection = apsw.Connection(str(path), flags=flags, vfs=vfs or CHECKSUM_VFS)
         connection.set_busy_timeout(int(WRITE_LOCK_TIMEOUT_S * 1000))
+        keep_log(connection, keep=True)
         if create:
-            connection.reserve_bytes(None, _RESERVED_BYTES)
+            connection.reserve_bytes(None, RESERVED_BYTES)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "normal")
         connection.pragma("wal_autocheckpoint", 0)
         connection.pragma("cache_size", -16_384)
         connection.pragma("foreign_keys", True)
     return connection
+
+
+def keep_log(connection: apsw.Connection, *, keep: bool) -> None:
+    """Say whether closing the last connection leaves the write-ahead log alone.
+
+    It must while the log was not verified, and after a failed sync: SQLite would fold back what it can read of it, and
+    remove the rest with the evidence.
+    """
+    connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keep))
 
 
 def run(connection: apsw.Connection, name: str, params: Parameters = ()) -> list[Row]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from millstream.primitives.errors import NotAStore
+from millstream.store.catalog import refuse_foreign
 from millstream.store.disk import Disk, disk_error
 
 MARKER_TEXT = "millstream store, see FORMAT.md of the millstream package\n"
@@ -71,6 +72,7 @@ def prepare(root: Path, disk: Disk, *, create: bool) -> Directory:
             directory.run.mkdir(exist_ok=True)
             return directory
         _refuse_foreign(directory, create=create)
+        refuse_foreign(directory.catalog)
         for folder in (root, directory.segments, directory.run):
             folder.mkdir(parents=True, exist_ok=True)
         # The folders' own entries are synced before the marker names them.
@@ -101,7 +103,15 @@ def _refuse_foreign(directory: Directory, *, create: bool) -> None:
         if create:
             return
         raise NotAStore("there is no such directory", where=str(root), next_step=hint)
-    ours = {"catalog.db", "catalog.db-wal", "catalog.db-shm", "segments", "run"}
+    # The journal is there while SQLite makes the catalog.
+    ours = {
+        "catalog.db",
+        "catalog.db-journal",
+        "catalog.db-wal",
+        "catalog.db-shm",
+        "segments",
+        "run",
+    }
     foreign = sorted({entry.name for entry in root.iterdir()} - ours)
     if foreign or not create:
         raise NotAStore(

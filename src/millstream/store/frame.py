@@ -119,7 +119,9 @@ def encode_frame(
         checksum = crc32c.crc32c(part, checksum)
     head = head[:_CRC_POSITION] + _CRC.pack(checksum)
     buffers = (head + head_rest, payload, tail) if tail else (head + head_rest, payload)
-    return EncodedFrame(buffers, size, rows, checksum, runs[0][0], runs[-1][0])
+    # Not the first and the last run: clocks go back, and processes commit in another order than they read theirs.
+    times = [us for us, _ in runs]
+    return EncodedFrame(buffers, size, rows, checksum, min(times), max(times))
 
 
 def decode_frame(

@@ -20,8 +20,17 @@ class Liveness:
         self._folder = run / "live"
         self._folder.mkdir(exist_ok=True)
         self.process = process
-        self._lock = FileLock(self._folder / process)
-        self._lock.acquire()
+        self._lock = self._take(self._folder / process)
+
+    @staticmethod
+    def _take(path: Path) -> FileLock:
+        while True:
+            lock = FileLock(path)
+            lock.acquire()
+            if lock.is_in_place():
+                return lock
+            # Somebody swept it away between its making and its locking.
+            lock.close()
 
     def is_alive(self, process: str) -> bool:
         """Return whether that process holds its lock."""
@@ -39,8 +48,18 @@ class Liveness:
     def sweep(self) -> None:
         """Remove the signs of processes that are dead."""
         for path in self._folder.iterdir():
-            if not self.is_alive(path.name):
-                path.unlink(missing_ok=True)
+            if path.name == self.process:
+                continue
+            try:
+                descriptor = os.open(path, os.O_RDWR)
+            except FileNotFoundError:
+                continue
+            try:
+                # Removed while it is locked here, so that a process that is just beginning notices, see ``_take``.
+                if lock_descriptor(descriptor):
+                    path.unlink(missing_ok=True)
+            finally:
+                os.close(descriptor)
 
     def close(self, *, forked: bool = False) -> None:
         """Give the lock back; in a forked child only its copy of the descriptor is closed."""

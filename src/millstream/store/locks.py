@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import weakref
 from pathlib import Path
 from types import TracebackType
 
@@ -42,12 +43,20 @@ else:
 class FileLock:
     """An exclusive lock on a file. One holder among all processes; not for threads of one process."""
 
-    __slots__ = ("_descriptor", "path")
+    __slots__ = ("__weakref__", "_descriptor", "path")
 
     def __init__(self, path: Path) -> None:
         """Open the file, making it if it is missing; nothing is locked yet."""
         self.path = path
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        _open_locks.add(self)
+
+    def is_in_place(self) -> bool:
+        """Return whether the path still leads to the file that is open here, and was not removed since."""
+        try:
+            return os.path.samestat(self.path.stat(), os.fstat(self._descriptor))
+        except FileNotFoundError:
+            return False
 
     def acquire(self) -> None:
         """Wait until the lock is ours. Waiters are served about in their order."""
@@ -80,6 +89,20 @@ class FileLock:
     ) -> None:
         """Release."""
         self.release()
+
+
+_open_locks: weakref.WeakSet[FileLock] = weakref.WeakSet()
+
+
+def _close_after_fork() -> None:
+    # A forked child shares the locks of its parent: one that the parent holds when it is killed would stay locked for
+    # as long as the child lives. Closing the child's copy takes nothing from the parent.
+    for lock in list(_open_locks):
+        lock.close()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_close_after_fork)
 
 
 def lock_descriptor(descriptor: int) -> bool:

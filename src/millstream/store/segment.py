@@ -65,7 +65,7 @@ class SegmentWriter:
                 for frame in frames:
                     placements.append(self._write(frame))
             except OSError as error:
-                raise disk_error(error, where=self._path) from error
+                raise self._store.refuse(error, self._path) from error
             ticket, sync = self._sync.ticket(), self._sync
         if to_disk:
             sync.ensure(ticket)
@@ -181,8 +181,14 @@ class SegmentReader:
     def read(self, partition_id: int, segment_id: int, position: int, size_bytes: int) -> memoryview:
         """Return the bytes. Raises FileNotFoundError for a segment that retention removed, StoreCorrupt if short."""
         with self._lock:
-            descriptor = self._open(partition_id, segment_id)
-            data = self._store.disk.read(descriptor, size_bytes, position)
+            try:
+                descriptor = self._open(partition_id, segment_id)
+                data = self._store.disk.read(descriptor, size_bytes, position)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                path = self._store.directory.segment(partition_id, segment_id)
+                raise disk_error(error, where=path) from error
         if len(data) < size_bytes:
             raise StoreCorrupt(
                 f"a segment ends {size_bytes - len(data)} bytes early",

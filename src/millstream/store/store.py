@@ -23,10 +23,19 @@ from millstream.primitives.errors import (
     StoreClosed,
     StoreCorrupt,
     StoreError,
+    StoreFull,
+    StoreReadOnly,
 )
 from millstream.primitives.identity import new_id
 from millstream.store import recovery
-from millstream.store.catalog import connect, from_sqlite, migrate, translated
+from millstream.store.catalog import (
+    RESERVED_BYTES,
+    connect,
+    from_sqlite,
+    keep_log,
+    migrate,
+    translated,
+)
 from millstream.store.directory import MARKER_TEXT, Directory, prepare, write_marker
 from millstream.store.disk import REAL_DISK, Disk, disk_error
 from millstream.store.duty import Duty
@@ -108,8 +117,11 @@ class Store:
             if fresh:
                 recovery.checkpoint(self._writer)
                 write_marker(self.directory, self.disk)
-            self._build(mark)
+            keep_log(self._writer, keep=False)
+            self._build(mark, alone=alone)
             recovery.seal_dead_segments(self)
+            if alone:
+                recovery.remove_unknown_files(self)
         opening.close()
 
     def _check_marker(self) -> bool:
@@ -140,18 +152,28 @@ class Store:
                     expected="the catalog of a store",
                     next_step="restore a copy of the whole directory",
                 )
+            if self._writer.reserve_bytes("main") != RESERVED_BYTES:
+                raise StoreCorrupt(
+                    "the catalog's pages have no checksums",
+                    where=str(self.directory.catalog),
+                    expected=f"{RESERVED_BYTES} bytes for a checksum at the end of each page",
+                    next_step="restore a copy of the whole directory",
+                )
 
-    def _build(self, mark: WalMark) -> None:
+    def _build(self, mark: WalMark, *, alone: bool) -> None:
         run = self.directory.run
         self._write_lock = FileLock(run / "write.lock")
         self._sync_lock = FileLock(run / "sync.lock")
         self._wal = self.disk.open(self.directory.wal)
         self._mark = mark
         mark.watch(self._writer, self._wal)
+        sync = SharedSync(self.signals, self._sync_lock, self._sync_wal)
+        if alone:
+            sync.begin_anew()
         self.committer = Committer(
             self._writer,
             self._write_lock,
-            sync=SharedSync(self.signals, self._sync_lock, self._sync_wal),
+            sync=sync,
             signals=self.signals,
             clock=self.clock,
             committed=mark.committed,
@@ -169,11 +191,16 @@ class Store:
             raise self.stop(error, self.directory.wal) from error
         self._mark.synced(synced)
 
-    def stop(self, error: OSError, where: Path) -> StoreError:
+    def stop(self, error: OSError, where: Path | str) -> StoreError:
         """Refuse further writes of this process after a failed sync; return the error to raise."""
         ours = disk_error(error, where=where)
         self.committer.stop(ours)
         return ours
+
+    def refuse(self, error: OSError, where: Path | str) -> StoreError:
+        """Return the error to raise for a write that failed; no space is the only one after which writing may go on."""
+        ours = disk_error(error, where=where)
+        return ours if isinstance(ours, (StoreFull, StoreReadOnly)) else self.stop(error, where)
 
     def write(
         self, work: Callable[[Transaction], T], *, durability: Durability | None = None
@@ -224,6 +251,7 @@ class Store:
     def checkpoint(self) -> None:
         """Move committed pages from the write-ahead log to the catalog's file, mostly without blocking writers."""
         self._refuse_closed()
+        self.committer.refuse_stopped()
         recovery.checkpoint_shared(self._reader(), self.committer)
 
     def sweep(self) -> None:
@@ -258,6 +286,8 @@ class Store:
         for connection in self._readers:
             connection.close()
         if "_writer" in self.__dict__:
+            if "committer" in self.__dict__ and self.committer.stopped is not None:
+                keep_log(self._writer, keep=True)
             self._writer.close()
         if "_wal" in self.__dict__:
             os.close(self._wal)

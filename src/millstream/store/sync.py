@@ -45,6 +45,14 @@ class SharedSync:
         self._threads = threading.Lock()
         self._sync = sync
 
+    def begin_anew(self) -> None:
+        """Forget the numbers of the past. Only for a process that is alone: nobody waits for one of them.
+
+        They lie in a file that nothing protects; a damaged number would acknowledge commits that were never synced.
+        """
+        self._signals.set_counter(_STARTED, 0)
+        self._signals.set_counter(_FINISHED, 0)
+
     def ticket(self) -> int:
         """Return the number to wait for."""
         return self._signals.counter(_STARTED) + 1

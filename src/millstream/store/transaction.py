@@ -137,7 +137,13 @@ class Committer:
     def exclusive(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run ``work`` on the connection while no process writes and outside a transaction (checkpoints)."""
         with self._leader, self._lock:
+            self.refuse_stopped()
             return work(self._connection)
+
+    def refuse_stopped(self) -> None:
+        """Raise StoreStopped if this process must not write any more."""
+        if self._stopped is not None:
+            raise self._refusal()
 
     def _lead(self) -> None:
         with self._queue_lock:
@@ -145,8 +151,7 @@ class Committer:
             del self._queue[:GROUP_COMMIT_WORKS_MAX]
         self._leading = threading.get_ident()
         try:
-            if self._stopped is not None:
-                raise self._refusal()
+            self.refuse_stopped()
             with self._lock:
                 self._commit(works)
         except BaseException as error:

@@ -42,6 +42,7 @@ class LocalConsumer:
         self.membership = Membership(store, info, group, options.session_us)
         self._waiter = store.waiter(f"topic:{info.id}", self.membership.channel)
         self._positions: dict[int, int] = {}
+        self._epochs: dict[int, int] = {}
         self._delivered: dict[int, int] = {}
         self._turn = 0
         self._next_look_s = 0.0
@@ -146,13 +147,16 @@ class LocalConsumer:
         if not self.membership.reconcile(self._start):
             return
         owned = self.membership.owned
-        for number in [n for n in self._positions if n not in owned]:
-            del self._positions[number]
-            self._delivered.pop(number, None)
+        # Another epoch of a partition that was ours before: it was lost and taken again, or ``seek`` moved the group.
+        for number in list(self._positions):
+            if number not in owned or owned[number].epoch != self._epochs[number]:
+                del self._positions[number]
+                self._delivered.pop(number, None)
         for number, mine in owned.items():
             if number not in self._positions:
                 assert mine.position is not None
                 self._positions[number] = mine.position
+                self._epochs[number] = mine.epoch
 
     def _is_at_end(self) -> bool:
         """Return whether the group has read all there is; other members may still hold a part of it."""

@@ -31,6 +31,12 @@ _FRAME_BYTES: Final = 16 * 1024 * 1024
 _INT64_MAX: Final = 2**63 - 1
 
 Event = Mapping[str, Any]
+
+
+class _TooMuch(Exception):
+    """These rows are too large for a frame of rows."""
+
+
 Events = "Event | Sequence[Event] | pa.RecordBatch | pa.Table | pl.DataFrame"
 
 _rows_encoder = msgspec.msgpack.Encoder()
@@ -87,6 +93,15 @@ class TopicEncoder:
             if row is None:
                 return self._encode_dicts(events, now_us, partition)
             rows.append(row)
+        try:
+            return self._rows_parts(rows, now_us, partition)
+        except (_TooMuch, UnicodeEncodeError):
+            # Arrow splits what is too much for one frame, and says which column holds text that is none.
+            return self._encode_dicts(events, now_us, partition)
+
+    def _rows_parts(
+        self, rows: list[list[Any]], now_us: int, partition: int | None
+    ) -> list[Part]:
         if partition is None and self._info.partitions == 1:
             partition = 0
         if len(rows) == 1 or partition is not None:
@@ -122,8 +137,8 @@ class TopicEncoder:
 
     def _rows_part(self, number: int, rows: list[list[Any]], now_us: int) -> Part:
         payload = _rows_encoder.encode(rows)
-        if len(payload) > EVENT_BYTES_MAX and len(rows) == 1:
-            raise self._too_large(len(payload))
+        if len(payload) > _FRAME_BYTES:
+            raise _TooMuch
         frame = encode_frame(
             payload,
             encoding=ROWS,

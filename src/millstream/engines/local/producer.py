@@ -99,7 +99,8 @@ class LocalProducer:
             queue.pending.append(pending)
             queue.size_bytes += size
             self._buffered_bytes += size
-            if len(queue.pending) == 1 or len(queue.pending) == self._policy.batch_events:
+            first_or_enough = len(queue.pending) in (1, self._policy.batch_events)
+            if first_or_enough or self._policy.is_full(self._buffered_bytes):
                 self._changed.notify_all()
         return pending.future
 
@@ -172,7 +173,10 @@ class LocalProducer:
                 share = queue.size_bytes * len(pending) // max(1, len(pending) + len(queue.pending))
                 queue.since_s = self._store.clock.monotonic_s()
                 self._sending += 1
-            self._send(queue.info, pending)
+            # From here on a future cannot be cancelled; what was cancelled before is not sent.
+            self._send(
+                queue.info, [p for p in pending if p.future.set_running_or_notify_cancel()]
+            )
             with self._changed:
                 self._sending -= 1
                 queue.size_bytes -= share
@@ -216,7 +220,7 @@ class LocalProducer:
             try:
                 key = entry.event.get(info.key) if info.key is not None else None
                 number = partition_of(key, info.partitions)
-            except (TypeError, OverflowError, AttributeError):
+            except (TypeError, OverflowError, AttributeError, UnicodeEncodeError):
                 number = NO_KEY  # the encoder says what is wrong with it
             number = self._turn % info.partitions if number == NO_KEY else number
             result.setdefault(number, []).append(entry)

@@ -254,18 +254,22 @@ class Upkeep:
     def _last_offsets(
         self, info: TopicInfo, number: int, rows: Sequence[tuple[Any, ...]]
     ) -> pa.Array | None:
-        """Return the offset of the last event of each key, tombstones left out; None with too many keys."""
+        """Return the offsets of the last event of each key and of all without a key; None with too many keys."""
         assert info.key is not None
         last: pa.Table | None = None
+        keyless: list[pa.Array] = []
         for group in _groups(rows):
             parts = [_keys_of(chunk, info.key) for chunk in self._reader.chunks(info, number, group)]
+            keyless += [_offsets_without_key(part) for part in parts]
             joined = pa.concat_tables([*([last] if last is not None else []), *parts])
             last = joined.group_by("key", use_threads=False).aggregate(
                 [("offset", "max")]
             ).rename_columns(["key", "offset"])
             if last.num_rows > COMPACTION_KEYS_MAX:
                 return None
-        return None if last is None else last.column("offset").combine_chunks()
+        if last is None:
+            return None
+        return pa.concat_arrays([last.column("offset").combine_chunks(), *keyless])
 
     def sweep(self) -> bool:
         """Seal the segments of dead processes, and remove the segments that no frame lies in."""
@@ -273,15 +277,19 @@ class Upkeep:
         self._store.sweep()
         with self._store.read() as snapshot:
             dead = snapshot.run("log/segments_dead")
-        for segment_id, partition_id in dead:
-            # The row goes last: a crash in between leaves a row whose file is gone, and this runs again.
+        if not dead:
+            return False
+        # The rows go first, unless a frame came into the segment since the look: whoever commits a frame checks the
+        # row. They go to the disk, or a power loss would bring back rows of frames whose file is gone. A crash in between
+        # leaves files that nobody knows; the next process that is alone removes them.
+        gone = self._store.write(
+            lambda tx: [row for row in dead if tx.run("log/segment_delete", (row[0],))]
+        )
+        reach("retention.segments_forgotten")
+        for segment_id, partition_id in gone:
             self._store.frames.forget(segment_id)
             self._store.disk.remove(self._store.directory.segment(partition_id, segment_id))
             reach("retention.segment_removed")
-            self._store.write(
-                lambda tx, segment_id=segment_id: tx.run("log/segment_delete", (segment_id,)),
-                durability=Durability.PROCESS,
-            )
         return False
 
     def checkpoint(self) -> bool:
@@ -368,6 +376,11 @@ def _groups(rows: Sequence[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:
         groups[-1].append(row)
         size += row[3]
     return groups
+
+
+def _offsets_without_key(keys: pa.Table) -> pa.Array:
+    # A null is no key, so no event takes the place of another.
+    return keys.filter(pc.is_null(keys.column("key"))).column("offset").combine_chunks()
 
 
 def _keys_of(chunk: Chunk, key: str) -> pa.Table:
