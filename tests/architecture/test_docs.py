@@ -17,7 +17,7 @@ import pytest
 
 from millstream.cli.main import cli
 from tests.architecture.markdown import Block, anchors, links, sections, split
-from tests.architecture.test_exports import ERRORS, EXPORTED
+from tests.architecture.names import ERRORS, EXPORTED
 from tests.architecture.tree import ROOT, SOURCE, files, name, report
 
 PAGES = files("*.md")

@@ -1,4 +1,4 @@
-"""The public names, one by one: a name appears or goes only together with a line here."""
+"""What the library exports is what names.py lists, described and quiet on import."""
 
 from __future__ import annotations
 
@@ -9,76 +9,7 @@ from types import ModuleType
 
 import millstream
 from millstream.primitives import errors
-
-EXPORTED = [
-    "Aggregate",
-    "App",
-    "Appended",
-    "AsyncResult",
-    "Durability",
-    "EventBatch",
-    "Expression",
-    "Flow",
-    "Histogram",
-    "MillstreamError",
-    "PartitionLag",
-    "Progress",
-    "RunReport",
-    "Task",
-    "TaskState",
-    "Timestamp",
-    "Topic",
-    "col",
-    "count",
-    "errors",
-    "first",
-    "last",
-    "lit",
-    "max",
-    "mean",
-    "median",
-    "min",
-    "n_unique",
-    "quantile",
-    "std",
-    "sum",
-    "tumbling",
-    "var",
-    "when",
-]
-
-ERRORS = [
-    "BufferFull",
-    "ConfigurationError",
-    "DataError",
-    "EventTooLarge",
-    "Fenced",
-    "FlowError",
-    "LogError",
-    "MillstreamError",
-    "NotAStore",
-    "OffsetOutOfRange",
-    "OutOfOrderSequence",
-    "PayloadError",
-    "PlanError",
-    "ResultTimeout",
-    "SchemaError",
-    "StepError",
-    "StoreBusy",
-    "StoreClosed",
-    "StoreCorrupt",
-    "StoreError",
-    "StoreFull",
-    "StoreReadOnly",
-    "StoreStopped",
-    "StoreVersionError",
-    "TaskArgumentError",
-    "TaskError",
-    "TaskFailed",
-    "TopicExists",
-    "UnknownTask",
-    "UnknownTopic",
-]
+from tests.architecture.names import ERRORS, EXPORTED
 
 
 def error_classes() -> dict[str, type[Exception]]:
