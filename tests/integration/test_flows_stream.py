@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from millstream.engines.local import flow_state
+from millstream.engines.local.delays import read_delays
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
@@ -16,6 +17,7 @@ from millstream.flows.report import Progress
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import Fenced, PlanError, StepError, StoreCorrupt
 from millstream.primitives.schema import Timestamp
+from millstream.store import Transaction
 from millstream.testing.flows_suite import LocalWorld, at, in_order
 
 SCHEMA = {"n": int, "at": Timestamp}
@@ -192,9 +194,9 @@ def test_damaged_state_is_refused(world: LocalWorld) -> None:
         [[groups, checksum, data]] = snapshot.run("flows/state", (flow_id,))
     damaged = bytes([data[0] ^ 1]) + data[1:]
 
-    def damage(tx: object) -> None:
-        tx.run("flows/state_clear", (flow_id,))  # type: ignore[attr-defined]
-        tx.many("flows/state_append", [(flow_id, groups, checksum, damaged)])  # type: ignore[attr-defined]
+    def damage(tx: Transaction) -> None:
+        tx.run("flows/state_clear", (flow_id,))
+        tx.many("flows/state_append", [(flow_id, groups, checksum, damaged)])
 
     world.store.write(damage)
     with pytest.raises(StoreCorrupt, match="state of a flow is damaged"):
@@ -274,8 +276,6 @@ def test_a_filter_does_not_stop_time(world: LocalWorld) -> None:
 
 
 def test_the_report_and_the_catalog_hold_the_four_delays(world: LocalWorld) -> None:
-    from millstream.engines.local.delays import read_delays
-
     append(world, *range(10))
     report = hourly(world).stream(until="end", batch_events=5)
     stored = read_delays(world.store)["stream", "out"]

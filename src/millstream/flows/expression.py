@@ -116,11 +116,11 @@ class Expression:
         """Return the absolute value."""
         return Call("abs", self)
 
-    def __eq__(self, other: object) -> Expression:  # type: ignore[override]
+    def __eq__(self, other: object) -> Expression:  # type: ignore[override]  # builds a plan
         """Return whether equal; null if either is null; NaN equals NaN."""
         return Binary("eq", self, as_expression(other))
 
-    def __ne__(self, other: object) -> Expression:  # type: ignore[override]
+    def __ne__(self, other: object) -> Expression:  # type: ignore[override]  # builds a plan
         """Return whether different; null if either is null."""
         return Binary("ne", self, as_expression(other))
 

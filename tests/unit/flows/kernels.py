@@ -1,0 +1,57 @@
+"""Computes one aggregate over rows: at once, and in every cut into two and into single rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import polars as pl
+import pyarrow as pa
+
+from millstream.engines.local.flow_aggregate import GroupKernel
+from millstream.engines.local.flow_steps import from_arrow
+from millstream.flows.aggregate import Aggregate
+from millstream.flows.plan import Aggregation
+
+
+def aggregated(aggregate: Aggregate, **columns: pa.Array) -> Any:
+    """Return the value; all cuts must agree, in both orders of arrival."""
+    frame = from_arrow(pa.table(columns))
+    schema = pa.table(columns).schema
+    kernel = GroupKernel(Aggregation(None, (), (("value", aggregate),)), schema, where="here")
+    whole = kernel.final(kernel.partial(frame.lazy()).collect())
+    for parts in _cuts(frame):
+        states = pl.concat([kernel.partial(part.lazy()).collect() for part in parts])
+        merged = kernel.merge(states.lazy()).collect()
+        again = kernel.merge(pl.concat([merged, states.head(0)]).lazy()).collect()
+        for state in (merged, again):
+            cut = kernel.final(state)
+            assert cut.equals(whole) or _close(cut.item(), whole.item()), (cut, whole)
+    return whole.item()
+
+
+def _cuts(frame: pl.DataFrame) -> list[Sequence[pl.DataFrame]]:
+    single = [frame[i : i + 1] for i in range(frame.height)]
+    halves = [[frame[:i], frame[i:]] for i in range(frame.height + 1)]
+    return [cut for cut in (single, single[::-1], *halves) if cut]
+
+
+def _close(left: object, right: object) -> bool:
+    # Sums of floats may differ in the last digits with the order of addition.
+    return (
+        isinstance(left, float)
+        and isinstance(right, float)
+        and abs(left - right) <= 1e-12 * max(abs(left), abs(right))
+    )
+
+
+def integers(*values: int | None) -> pa.Array:
+    return pa.array(values, pa.int64())
+
+
+def floats(*values: float | None) -> pa.Array:
+    return pa.array(values, pa.float64())
+
+
+def texts(*values: str | None) -> pa.Array:
+    return pa.array(values, pa.string())

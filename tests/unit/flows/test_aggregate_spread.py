@@ -1,0 +1,31 @@
+"""var and std: merged as Chan, Golub and LeVeque do, stable far from zero."""
+
+from __future__ import annotations
+
+import statistics
+
+import pytest
+
+from millstream.flows.aggregate import std, var
+from tests.unit.flows.kernels import aggregated, floats, integers
+
+
+def test_the_sample_variance():
+    values = [3, 5, 8, 13]
+    assert aggregated(var("x"), x=integers(*values)) == pytest.approx(statistics.variance(values))
+    assert aggregated(std("x"), x=integers(*values)) == pytest.approx(statistics.stdev(values))
+
+
+def test_of_a_population():
+    assert aggregated(var("x", ddof=0), x=integers(1, 3)) == 1.0
+
+
+def test_far_from_zero_it_keeps_its_digits():
+    values = [1e9 + v for v in (4.0, 7.0, 13.0, 16.0)]
+    assert aggregated(var("x"), x=floats(*values)) == pytest.approx(30.0, rel=1e-9)
+
+
+def test_too_few_values_are_null():
+    assert aggregated(var("x"), x=integers(5)) is None
+    assert aggregated(std("x"), x=integers(None)) is None
+    assert aggregated(var("x", ddof=0), x=integers(5)) == 0.0
