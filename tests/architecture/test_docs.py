@@ -71,6 +71,12 @@ def test_the_architecture_names_every_folder():
 # ---- everything is described --------------------------------------------------------------------
 
 
+def options(command: click.Command) -> list[click.Option]:
+    """The options that --help shows."""
+    found = [parameter for parameter in command.params if isinstance(parameter, click.Option)]
+    return [option for option in found if not option.hidden]
+
+
 def commands(group: click.Command, path: str) -> dict[str, click.Command]:
     """Every command below this one, by the words that a person types."""
     found = {} if isinstance(group, click.Group) else {path: group}
@@ -93,29 +99,23 @@ def test_a_command_is_described(words: str):
     ]
     assert described, f"no heading in docs/reference names `{words}`"
     text = "\n".join(section.text for section in described)
-    parameters = COMMANDS[words].params
-    options = {
-        option
-        for parameter in parameters
-        if isinstance(parameter, click.Option)
-        for option in (*parameter.opts, *parameter.secondary_opts)
-    }
+    command = COMMANDS[words]
+    known = {word for option in options(command) for word in (*option.opts, *option.secondary_opts)}
     arguments = {
-        parameter.make_metavar(click.Context(COMMANDS[words])).strip("[].")
-        for parameter in parameters
+        parameter.make_metavar(click.Context(command)).strip("[].")
+        for parameter in command.params
         if isinstance(parameter, click.Argument)
     }
     missing = [
         word
-        for word in sorted(options | arguments)
+        for word in sorted(known | arguments)
         if not re.search(rf"(?<![\w-]){re.escape(word)}(?![\w-])", text)
     ]
     report(f"The section of `{words}` does not name:", missing)
-    known = options | {"--help"}
     stale = [
         word
         for word in sorted(set(re.findall(r"(?<![\w-])--[a-z][\w-]*", text)))
-        if word not in known
+        if word not in known | {"--help"}
     ]
     report(f"`{words}` has no such option:", stale)
 
@@ -123,13 +123,9 @@ def test_a_command_is_described(words: str):
 @pytest.mark.parametrize("words", COMMANDS)
 def test_a_command_explains_itself(words: str):
     command = COMMANDS[words]
-    silent = [
-        option.name
-        for option in command.params
-        if isinstance(option, click.Option) and not option.help
-    ]
+    silent = [option.opts[-1] for option in options(command) if not option.help]
     assert command.help, f"{words} --help says nothing"
-    report(f"{words} --help does not explain:", [str(option) for option in silent])
+    report(f"{words} --help does not explain:", silent)
 
 
 def test_every_error_is_described():
