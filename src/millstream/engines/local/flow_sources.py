@@ -70,15 +70,7 @@ def topic_source(log: LocalLog, topic: str) -> TopicSource:
 def file_source(pattern: str | Path, *, file_format: str | None = None) -> FileSource:
     """Return files as a source; their schema is read now. Raises PlanError if there are none."""
     text = str(pattern)
-    chosen = file_format or _SUFFIXES.get(Path(text).suffix.lower())
-    if chosen not in FILE_FORMATS:
-        raise PlanError(
-            f"the format of {text!r} is not known",
-            where=f"read({text!r})",
-            expected=f"a path ending in one of {', '.join(sorted(_SUFFIXES))}",
-            next_step=f"pass file_format=, one of {', '.join(FILE_FORMATS)}",
-        )
-    paths = _matching(text)
+    chosen, paths = _located(text, file_format)
     try:
         stored = _SCANS[chosen](paths).collect_schema().to_frame()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -200,7 +192,7 @@ def event_times(
 
 
 def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:
-    paths = [path for pattern in source.patterns for path in _matching(pattern)]
+    paths = [p for pattern in source.patterns for p in _located(pattern, source.file_format)[1]]
     for path in paths:
         figures.start_wait.record(started_us - Path(path).stat().st_mtime_ns // 1000)
     scan = _SCANS[source.file_format](paths)
@@ -210,18 +202,31 @@ def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) ->
     return widen(scan, scan.collect_schema()).select(source.schema.names)
 
 
-def _matching(pattern: str) -> list[str]:
+def _located(pattern: str, file_format: str | None) -> tuple[str, list[str]]:
+    """Return the format and the files of a path, a pattern or a directory. Raises PlanError."""
     path = Path(pattern)
     if path.is_dir():
-        suffixes = set(_SUFFIXES)
-        found = sorted(str(p) for p in path.iterdir() if p.suffix.lower() in suffixes)
+        known = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
+        formats = {_SUFFIXES[p.suffix.lower()] for p in known}
+        chosen = file_format or (formats.pop() if len(formats) == 1 else None)
+        found = [str(p) for p in known if _SUFFIXES[p.suffix.lower()] == chosen]
+        unknown = bool(known) and chosen is None
     else:
-        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns as well
-    if not found:
+        chosen = file_format or _SUFFIXES.get(path.suffix.lower())
+        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
+        unknown = chosen is None
+    if unknown or (chosen is not None and chosen not in FILE_FORMATS):
+        raise PlanError(
+            f"the format of {pattern!r} is not known, or there are several",
+            where=f"read({pattern!r})",
+            expected=f"files ending in one of {', '.join(sorted(_SUFFIXES))}",
+            next_step=f"pass file_format=, one of {', '.join(FILE_FORMATS)}",
+        )
+    if chosen is None or not found:
         raise PlanError(
             f"no file matches {pattern!r}",
             where=f"read({pattern!r})",
             expected="at least one file",
             next_step="check the path; it is taken from the current directory",
         )
-    return found
+    return chosen, found
