@@ -1,8 +1,8 @@
 """The SQL catalog: opening it, its statements, its migrations, and its errors in our words.
 
 Each connection lives in WAL mode with ``synchronous=NORMAL``; what must reach the disk before an acknowledgement is
-synced by ``sync.py``, for many commits at once. Pages carry checksums (SQLite's cksumvfs, eight bytes a page), so that a
-flipped bit is refused when it is read.
+synced by ``sync.py``, for many commits at once. Pages carry checksums (SQLite's cksumvfs, eight bytes a page), so
+that a flipped bit is refused when it is read.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def format_version() -> int:
     return migrations()[-1][0]
 
 
-def _load_checksums() -> None:
+def load_checksums() -> None:
     """Make the checksumming VFS known to SQLite, without making it the default of the whole process."""
     with _loading:
         if CHECKSUM_VFS in apsw.vfs_names():
@@ -105,7 +105,7 @@ def refuse_foreign(path: Path) -> None:
 
 def connect(path: Path, *, vfs: str | None, create: bool = False) -> apsw.Connection:
     """Open a connection with the store's settings. Raises ours, see ``translated``."""
-    _load_checksums()
+    load_checksums()
     flags = apsw.SQLITE_OPEN_READWRITE | (apsw.SQLITE_OPEN_CREATE if create else 0)
     with translated(path):
         connection = apsw.Connection(str(path), flags=flags, vfs=vfs or CHECKSUM_VFS)

@@ -1,0 +1,60 @@
+"""Fixtures for pytest, for tests of code that uses millstream.
+
+Put ``pytest_plugins = ["millstream.testing.plugin"]`` into ``conftest.py``. Every fixture has a directory of its own, closes
+what it opened, and fails the test if background work of its store failed meanwhile.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millstream.app import App
+from millstream.engines.local.log import LocalLog
+from millstream.store import Store
+from millstream.testing.clock import VirtualClock
+from millstream.testing.faulty import FaultyDisk
+
+
+@pytest.fixture
+def millstream_path(tmp_path: Path) -> Path:
+    """Where the store of this test lies; nothing is there yet."""
+    return tmp_path / "test.mill"
+
+
+@pytest.fixture
+def millstream_clock() -> VirtualClock:
+    """Time that passes only by ``advance``."""
+    return VirtualClock()
+
+
+@pytest.fixture
+def millstream_disk() -> FaultyDisk:
+    """A disk that fails where the test says so."""
+    return FaultyDisk()
+
+
+@pytest.fixture
+def millstream_app(millstream_path: Path, millstream_clock: VirtualClock) -> Iterator[App]:
+    """An app in an empty store, with virtual time. ``process`` durability: nobody cuts the power of a test."""
+    with App("test", store=millstream_path, durability="process", clock=millstream_clock) as app:
+        yield app
+
+
+@pytest.fixture
+def millstream_store(millstream_path: Path, millstream_clock: VirtualClock) -> Iterator[Store]:
+    """An empty store with virtual time."""
+    with Store.open(millstream_path, durability="process", clock=millstream_clock) as store:
+        yield store
+        assert not store.duty.errors, store.duty.errors
+
+
+@pytest.fixture
+def millstream_log(millstream_store: Store) -> Iterator[LocalLog]:
+    """The log of ``millstream_store``. Its background work runs only when the test calls for it."""
+    log = LocalLog(millstream_store)
+    millstream_store.duty.stop()
+    yield log
+    log.close()
