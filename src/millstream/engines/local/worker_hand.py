@@ -62,7 +62,8 @@ class Hand:
         with self._lock:
             if self._running is None or not (self._pending or self._finished):
                 return False
-            return (self._clock.monotonic_s() - self._started_s) * 1_000_000 >= longer_than_us
+            run_us = round((self._clock.monotonic_s() - self._started_s) * 1_000_000)
+            return run_us >= longer_than_us
 
     @property
     def is_empty(self) -> bool:

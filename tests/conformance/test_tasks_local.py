@@ -1,0 +1,30 @@
+"""The tasks of the local engine pass the suite."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from millstream.engines.local.tasks import LocalTasks
+from millstream.store import Store
+from millstream.testing.tasks_suite import TaskDeliverySuite, TaskEngineSuite
+from tests.tasks_kit import StepClock
+
+
+class Harness:
+    def __init__(self, store: Store, clock: StepClock) -> None:
+        self.engine = LocalTasks(store)
+        self._clock = clock
+
+    def advance(self, microseconds: int) -> None:
+        self._clock.advance(microseconds)
+
+
+class TestLocal(TaskEngineSuite, TaskDeliverySuite):
+    @pytest.fixture(params=["disk", "process"])
+    def harness(self, request: pytest.FixtureRequest, store_path: Path) -> Iterator[Harness]:
+        clock = StepClock()
+        with Store.open(store_path, durability=request.param, clock=clock) as store:
+            yield Harness(store, clock)

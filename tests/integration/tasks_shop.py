@@ -1,0 +1,80 @@
+"""An app for worker processes under test. Its tasks tell what they do through a named pipe, one line a step.
+
+Environment: SHOP_STORE, SHOP_DURABILITY, SHOP_PIPE, SHOP_GATE (a pipe that tasks wait for), and
+SHOP_KILL_AT=step: the first process that reaches that step of the telemetry is killed there, once.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import millstream as ms
+from millstream.primitives.telemetry import set_listener
+
+app = ms.App(
+    "shop",
+    store=os.environ.get("SHOP_STORE", "shop.mill"),
+    durability=os.environ.get("SHOP_DURABILITY", "process"),
+)
+
+
+def tell(what: str) -> None:
+    pipe = os.open(os.environ["SHOP_PIPE"], os.O_WRONLY)
+    os.write(pipe, f"{os.getpid()} {what}\n".encode())
+    os.close(pipe)
+
+
+def kill_once_at(step: str) -> None:
+    def listen(reached: str) -> None:
+        if reached != step:
+            return
+        try:
+            (Path(os.environ["SHOP_STORE"]).parent / "killed").touch(exist_ok=False)
+        except FileExistsError:
+            return
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    set_listener(listen)
+
+
+if "SHOP_KILL_AT" in os.environ:
+    kill_once_at(os.environ["SHOP_KILL_AT"])
+
+
+@app.task(result_ttl="7d")
+def square(n: int) -> int:
+    tell(f"square {n}")
+    return n * n
+
+
+@app.task
+async def shout(text: str) -> str:
+    return text.upper()
+
+
+@app.task(retries=2, backoff="constant")
+def flaky(n: int) -> str:
+    tell(f"flaky {n}")
+    raise ValueError(f"no {n}")
+
+
+@app.task(queue="deadly")
+def poison() -> None:
+    tell("poison")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+@app.task
+def gated(name: str) -> str:
+    tell(f"gated {name}")
+    gate = os.open(os.environ["SHOP_GATE"], os.O_RDONLY)
+    os.read(gate, 1)
+    os.close(gate)
+    return name
+
+
+@app.task
+def unstorable() -> object:
+    return object()

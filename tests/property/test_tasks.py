@@ -1,0 +1,191 @@
+"""Any order of events keeps the promises: a walk over the states, calls that come back, delays in their bounds."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from random import Random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from millstream.engines.local.tasks import LocalTasks
+from millstream.store import Store
+from millstream.tasks.arguments import Arguments
+from millstream.tasks.limits import RECOVERY_TICK_US, WORKER_DEATHS_MAX
+from millstream.tasks.message import Claimed, Lease, Raised, Succeeded, TaskMessage
+from millstream.tasks.retry import Backoff
+from millstream.tasks.states import TaskState
+from tests.tasks_kit import StepClock, guard_transitions
+
+LEASE_US = 3 * RECOVERY_TICK_US
+TTL_US = 10**15
+
+
+class Walk(RuleBasedStateMachine):
+    """Two workers, three kinds of tasks, a clock, and a catalog that refuses what the table does not have."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._folder = tempfile.TemporaryDirectory()
+        self._clock = StepClock()
+        path = Path(self._folder.name) / "walk.mill"
+        self._store = Store.open(path, durability="process", clock=self._clock)
+        guard_transitions(self._store.directory.catalog)
+        self._engine = LocalTasks(self._store)
+        self._sent = 0
+        self._leases: list[Lease] = []
+        self._held: dict[int, list[Claimed]] = {}
+        self._accepted: dict[str, int] = {}
+
+    def teardown(self) -> None:
+        self._store.close()
+        self._folder.cleanup()
+
+    @rule(
+        priority=st.integers(0, 9),
+        wait_s=st.sampled_from([None, 0, 1, 5]),
+        acks_late=st.sampled_from([True, True, False]),
+    )
+    def send(self, priority: int, wait_s: int | None, acks_late: bool) -> None:
+        eta_us = None if wait_s is None else self._clock.now_us() + wait_s * 1_000_000
+        self._engine.enqueue(
+            [
+                TaskMessage(
+                    id=str(self._sent),
+                    name="t",
+                    queue="default",
+                    priority=priority,
+                    arguments=b"\x80",
+                    eta_us=eta_us,
+                    acks_late=acks_late,
+                )
+            ]
+        )
+        self._sent += 1
+
+    @precondition(lambda self: len(self._leases) < 2)
+    @rule()
+    def join(self) -> None:
+        lease = self._engine.join(["default"], lease_us=LEASE_US)
+        self._leases.append(lease)
+        self._held[lease.number] = []
+
+    @precondition(lambda self: self._leases)
+    @rule(which=st.integers(0, 1), want=st.integers(1, 4))
+    def claim(self, which: int, want: int) -> None:
+        lease = self._leases[which % len(self._leases)]
+        self._held[lease.number] += self._engine.exchange(lease, (), want=want).claimed
+
+    @precondition(lambda self: any(self._held.values()))
+    @rule(
+        which=st.integers(0, 9),
+        end=st.sampled_from(["succeed", "retry", "fail", "hand back", "succeed twice"]),
+    )
+    def finish(self, which: int, end: str) -> None:
+        held = [(lease, task) for lease in self._leases for task in self._held[lease.number]]
+        if not held:
+            return
+        lease, task = held[which % len(held)]
+        now_us = self._clock.now_us()
+        good = Succeeded(task, b"\x01", TTL_US, now_us, now_us)
+        if end == "hand back":
+            self._engine.hand_back(lease, [task])
+        elif end.startswith("succeed"):
+            done = [good] * (2 if "twice" in end else 1)
+            refused = self._engine.exchange(lease, done, want=0).refused
+            accepted = len(done) - refused
+            assert accepted <= 1
+            self._accepted[task.id] = self._accepted.get(task.id, 0) + accepted
+        else:
+            delay = 2_000_000 if end == "retry" else None
+            self._engine.exchange(
+                lease, [Raised(task, "E", "e", "t", delay, now_us, now_us)], want=0
+            )
+        self._held[lease.number].remove(task)
+
+    @rule(seconds=st.integers(1, 4))
+    def let_time_pass(self, seconds: int) -> None:
+        """Those who do not beat lose their leases, and do not know it."""
+        for _ in range(seconds):
+            self._clock.advance(RECOVERY_TICK_US)
+            self._engine.recover()
+
+    @precondition(lambda self: self._leases)
+    @rule(which=st.integers(0, 1))
+    def beat(self, which: int) -> None:
+        lease = self._leases[which % len(self._leases)]
+        if not self._engine.beat(lease) and not self._held[lease.number]:
+            self._leases.remove(lease)
+
+    @precondition(lambda self: self._leases)
+    @rule()
+    def leave(self) -> None:
+        lease = self._leases.pop()
+        self._engine.leave(lease)
+        self._held[lease.number] = []
+
+    @invariant()
+    def nothing_is_lost(self) -> None:
+        assert sum(self._engine.depth().values()) == self._sent
+
+    @invariant()
+    def nothing_is_finished_twice(self) -> None:
+        assert all(count <= 1 for count in self._accepted.values())
+        succeeded = sum(self._accepted.values())
+        assert self._engine.depth()[TaskState.SUCCEEDED] == succeeded
+
+    @invariant()
+    def deaths_are_bounded(self) -> None:
+        for number in range(self._sent):
+            status = self._engine.status(str(number))
+            assert status is not None
+            assert status.deaths <= WORKER_DEATHS_MAX
+            assert len(self._engine.attempts(str(number))) == status.failures + status.deaths
+
+
+TestWalk = Walk.TestCase
+TestWalk.settings = settings(max_examples=40, stateful_step_count=40, deadline=None)
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"]))
+    | st.binary(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text("ab"), inner, max_size=4),
+    max_leaves=8,
+)
+
+
+@given(
+    first=plain,
+    rest=st.lists(plain, max_size=3),
+    more=st.dictionaries(st.text("xyz", min_size=1, max_size=3), plain, max_size=3),
+)
+def test_plain_values_come_back_as_they_were_sent(
+    first: object, rest: list[object], more: dict[str, object]
+) -> None:
+    def task(first: object, *rest: object, **more: object) -> None: ...
+
+    arguments = Arguments(task, task="t")
+    assert arguments.decode(arguments.encode((first, *rest), more)) == ([first, *rest], more)
+
+
+@given(
+    first_ms=st.integers(0, 10**6),
+    factor=st.integers(1, 10**6),
+    failures=st.integers(1, 10_000),
+    seed=st.integers(),
+)
+def test_backoff_stays_within_its_bounds_and_never_shrinks(
+    first_ms: int, factor: int, failures: int, seed: int
+) -> None:
+    backoff = Backoff.exponential(f"{first_ms}ms", longest=f"{first_ms * factor}ms")
+    bound = backoff.bound_us(failures)
+    assert 0 <= backoff.delay_us(failures, Random(seed)) <= bound <= backoff.longest_us
+    assert bound <= backoff.bound_us(failures + 1)
+    if failures > 1:
+        assert bound == min(backoff.longest_us, 2 * backoff.bound_us(failures - 1))
