@@ -1,7 +1,7 @@
 """The only composition root: from a path or URLs to engines.
 
-An ``App`` is cheap: nothing is opened before the first use, so a module may declare one with its tasks and topics at import.
-The store is opened once a process, and again in a forked child.
+An ``App`` is cheap: nothing is opened before the first use, so a module may declare one with its tasks and topics at
+import. The store is opened once a process, and again in a forked child.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ class App:
     """Tasks, topics and flows under one name, in one directory. Any thread may use it.
 
     ``store`` is the directory (default: ``./<name>.mill``), made on first use. ``durability="disk"`` acknowledges what
-    survives a power loss, ``"process"`` what survives ``kill -9``. ``log``, ``tasks``, ``batch`` and ``stream`` choose another
-    engine by URL; left out, or given by ``MILLSTREAM_LOG`` and so on, everything runs embedded.
+    survives a power loss, ``"process"`` what survives ``kill -9``. ``log``, ``tasks``, ``batch`` and ``stream``
+    choose another engine by URL; left out, or given by ``MILLSTREAM_LOG`` and so on, everything runs embedded.
     """
 
     def __init__(
@@ -124,10 +124,11 @@ class App:
     ) -> Topic:
         """Declare a topic; it is made at its first use.
 
-        ``schema`` maps columns to types; without one the topic is plain (key, value, headers, timestamp of bytes, as Kafka's).
-        ``key`` is the column that chooses the partition. Events are deleted when all of their frame are older than ``retention``,
-        and the oldest when a partition holds more than ``retention_bytes``; with ``compaction`` the last event of each key stays.
-        Raises ConfigurationError or SchemaError; TopicExists at first use if it is stored with another definition.
+        ``schema`` maps columns to types; without one the topic is plain (key, value, headers, timestamp of bytes, as
+        Kafka's). ``key`` is the column that chooses the partition. Events are deleted when all of their frame are
+        older than ``retention``, and the oldest when a partition holds more than ``retention_bytes``; with
+        ``compaction`` the last event of each key stays. Raises ConfigurationError or SchemaError; TopicExists at
+        first use if it is stored with another definition.
         """
         spec = topic_spec(
             name,
@@ -163,7 +164,10 @@ class App:
     def delays(
         self, *, since: Duration | None = None
     ) -> Mapping[tuple[str, str], Mapping[str, Histogram]]:
-        """Return the four delays of each (kind, subject) as histograms by phase; of the last ``since`` only, if given."""
+        """Return the four delays of each (kind, subject) as histograms by phase.
+
+        With ``since`` only those of the last so much time.
+        """
         store = self._engines().store
         since_us = 0 if since is None else store.clock.now_us() - duration_us(since)
         return read_delays(store, since_us=since_us)
@@ -191,5 +195,3 @@ class App:
     def __repr__(self) -> str:
         """Say which app it is, and where."""
         return f"App({self.name!r}, store={self.store_path!r})"
-
-

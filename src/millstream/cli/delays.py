@@ -14,7 +14,9 @@ from millstream.observability.delays import delays_table
 @click.argument("store", default=None, required=False)
 @click.option("--since", metavar="DURATION", help="Only the last 10m, 2h, 7d …")
 def delays(store: str | None, since: str | None) -> None:
-    """Show where the time went: until source data came, until processing began, processing, and until the result could be seen.
+    """Show where the time went: the four delays of batches, streams and tasks.
+
+    Until source data came, until processing began, the processing, and until the result could be seen.
 
     STORE is the directory of a store; without it the only ``*.mill`` here.
     """

@@ -30,8 +30,11 @@ def topics(store: str | None) -> None:
             info = log.topic(name)
             events = sum(end - first for first, end in log.ends(info))
             head = [name, f"{info.partitions:,}", f"{events:,}", decimal(log.size_bytes(info))]
-            lags = {group: sum(p.events for p in lag) for group, lag in log.lag(info).items()}
-            for group, lag in sorted(lags.items()) or [("–", None)]:
-                table.add_row(*head, group, "–" if lag is None else f"{lag:,}")
+            groups = [
+                (group, f"{sum(lag.events for lag in lags):,}")
+                for group, lags in sorted(log.lag(info).items())
+            ]
+            for group, lag in groups or [("–", "–")]:
+                table.add_row(*head, group, lag)
                 head = [""] * 4
     Console().print(table)

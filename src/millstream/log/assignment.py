@@ -1,7 +1,7 @@
 """Who reads which partition: pure decisions about a consumer group.
 
-A partition has an owner, who reads it now, and a target, who shall. ``assign`` chooses the targets; owners give up what is
-not theirs any more when they have finished their batch, and the target takes it then (as in Kafka's cooperative
+A partition has an owner, who reads it now, and a target, who shall. ``assign`` chooses the targets; owners give up
+what is not theirs any more when they have finished their batch, and the target takes it then (as in Kafka's cooperative
 rebalancing, KIP-429). So nothing is read by two at once, and what need not move does not.
 """
 

@@ -41,7 +41,9 @@ def batching_policy(
             where="producer",
             expected="positive numbers",
         )
-    return BatchingPolicy(duration_us(linger), batch_events, buffer_bytes, duration_us(block_timeout))
+    return BatchingPolicy(
+        duration_us(linger), batch_events, buffer_bytes, duration_us(block_timeout)
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -135,7 +135,11 @@ class LogEngine(Protocol):
         """Delete a topic and its events."""
 
     def append(
-        self, topic: TopicInfo, data: Any, *, partition: int | None = None  # noqa: ANN401
+        self,
+        topic: TopicInfo,
+        data: Any,  # noqa: ANN401 - every form of events
+        *,
+        partition: int | None = None,
     ) -> list[Appended]:
         """Store events; return when they are as durable as promised."""
 

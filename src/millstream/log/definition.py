@@ -21,7 +21,9 @@ PLAIN_SCHEMA = pa.schema(
         pa.field(
             "headers",
             pa.list_(
-                pa.struct([pa.field("name", pa.string(), nullable=False), pa.field("value", pa.binary())])
+                pa.struct(
+                    [pa.field("name", pa.string(), nullable=False), pa.field("value", pa.binary())]
+                )
             ),
         ),
         pa.field("timestamp", TIMESTAMP),
@@ -101,7 +103,9 @@ def topic_spec(
         )
     if retention_bytes is not None and retention_bytes <= 0:
         raise ConfigurationError(
-            f"retention_bytes is {retention_bytes}", where=f"topic {name!r}", expected="a positive number"
+            f"retention_bytes is {retention_bytes}",
+            where=f"topic {name!r}",
+            expected="a positive number",
         )
     retention_us = None if retention is None else duration_us(retention)
     return TopicSpec(
@@ -110,7 +114,7 @@ def topic_spec(
 
 
 def _check_name(name: str) -> None:
-    fits = isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= TOPIC_NAME_LENGTH_MAX
+    fits = _NAME.fullmatch(str(name)) and len(name) <= TOPIC_NAME_LENGTH_MAX
     if not fits or name in {".", ".."}:
         raise ConfigurationError(
             f"{name!r} cannot be the name of a topic",

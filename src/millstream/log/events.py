@@ -61,7 +61,11 @@ class Chunk:
         listed = None if self.listed_offsets is None else self.listed_offsets[:rows]
         next_offset = int(self.offsets[rows - 1]) + 1
         return Chunk(
-            self.data.slice(0, rows), self.first_offset, next_offset, listed, _runs_before(self.runs, rows)
+            self.data.slice(0, rows),
+            self.first_offset,
+            next_offset,
+            listed,
+            _runs_before(self.runs, rows),
         )
 
 
@@ -88,8 +92,8 @@ class EventBatch:
     """Consecutive events of one partition. Immutable.
 
     ``table`` is the data without a copy; ``data`` is one RecordBatch (copied together if it came from several frames);
-    ``to_pylist`` gives dicts. ``next_offset`` is where reading goes on; after compaction it may be further than the last
-    offset plus one.
+    ``to_pylist`` gives dicts. ``next_offset`` is where reading goes on; after compaction it may be further than the
+    last offset plus one.
     """
 
     __slots__ = ("_data", "chunks", "first_offset", "next_offset", "partition", "topic")

@@ -79,7 +79,9 @@ def _hash_variable(keys: pa.Array) -> npt.NDArray[np.uint32]:
     if data_buffer is None or not count:
         hashes[:] = murmur2(b"")
         return hashes
-    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[binary.offset : binary.offset + count + 1]
+    offsets = np.frombuffer(offsets_buffer, dtype=np.int32)[
+        binary.offset : binary.offset + count + 1
+    ]
     data = np.frombuffer(data_buffer, dtype=np.uint8)
     lengths = np.diff(offsets)
     # Keys of one length are hashed together: a key column has few lengths and many values.

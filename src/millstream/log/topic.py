@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 import pyarrow as pa
 
@@ -34,9 +33,9 @@ from millstream.primitives.limits import (
 if TYPE_CHECKING:
     import polars as pl
 
-    Events = (
-        Mapping[str, Any] | list[Mapping[str, Any]] | list[dict[str, Any]] | pa.RecordBatch | pa.Table | pl.DataFrame
-    )
+Event: TypeAlias = Mapping[str, Any]
+Events: TypeAlias = "Event | Sequence[Event] | pa.RecordBatch | pa.Table | pl.DataFrame"
+"""One event as a dict, several, or a batch of columns."""
 
 
 class Topic:
@@ -72,10 +71,11 @@ class Topic:
         return self._info
 
     def append(self, events: Events, *, partition: int | None = None) -> list[Appended]:
-        """Store one event (a dict), a list of them, a pyarrow Table or RecordBatch, or a Polars frame: all or nothing.
+        """Store an event (a dict), a list, a pyarrow Table or RecordBatch, or a Polars frame.
 
-        Returns where they lie, an entry for each frame. When it returns, the events are as durable as the app promises.
-        Raises SchemaError or EventTooLarge for data that does not fit, StoreFull when there is no space: nothing is stored then.
+        All or nothing. Returns where they lie, an entry for each frame; they are as durable then as the app promises.
+        Raises SchemaError or EventTooLarge for data that does not fit, StoreFull when there is no space: nothing is
+        stored.
         """
         return self._engine().append(self.info, events, partition=partition)
 
@@ -90,8 +90,8 @@ class Topic:
     ) -> TopicProducer:
         """Return a producer that gathers single events and stores them in batches, from a thread of its own.
 
-        A batch goes after ``linger`` or ``batch_events``; ``send`` blocks while ``buffer_bytes`` are waiting. A ``name`` makes
-        repeated sends recognizable after a restart, see ``TopicProducer.send``.
+        A batch goes after ``linger`` or ``batch_events``; ``send`` blocks while ``buffer_bytes`` wait. A ``name``
+        makes repeated sends recognizable after a restart, see ``TopicProducer.send``.
         """
         policy = batching_policy(
             linger=linger,
@@ -113,11 +113,11 @@ class Topic:
         session: Duration = "10s",
         poll_interval_max: Duration = "5m",
     ) -> Consumer:
-        """Join a group and iterate over its events: ``for batch in clicks.consume("audit"): …``, or ``async for``.
+        """Join a group and iterate over its events: ``for batch in clicks.consume("audit")``, or ``async for``.
 
-        Each group is at its own place; the members of one group share the partitions. ``start`` says where a group begins
-        that never read: ``"earliest"``, ``"latest"``, an offset, or the time of an append. ``follow=False`` ends at
-        the end. Delivery is at least once: the place is stored when the next batch is asked for.
+        Each group is at its own place; the members of one group share the partitions. ``start`` says where a group
+        begins that never read: ``"earliest"``, ``"latest"``, an offset, or the time of an append. ``follow=False``
+        ends at the end. Delivery is at least once: the place is stored when the next batch is asked for.
         """
         if isinstance(start, str) and start not in {"earliest", "latest"}:
             raise ConfigurationError(
@@ -203,8 +203,8 @@ class TopicProducer:
     def send(self, event: Mapping[str, Any], *, sequence: int | None = None) -> Future[Appended]:
         """Take one event; the future's ``result()`` says where it lies, or raises why it was refused.
 
-        ``sequence`` numbers the events of your own source, ascending. A named producer stores each number once, so after a crash
-        the source may simply send again from the start, or from ``sequences()``.
+        ``sequence`` numbers the events of your own source, ascending. A named producer stores each number once, so
+        after a crash the source may simply send again from the start, or from ``sequences()``.
         """
         return self._producer.send(self._info, event, sequence=sequence)
 
@@ -235,7 +235,7 @@ class TopicProducer:
 
 
 class TopicTransaction:
-    """Events for several topics and places of consumers that become visible together: ``with app.transaction() as tx``."""
+    """Events for several topics and places of consumers, visible together: ``with app.transaction() as tx``."""
 
     def __init__(self, transaction: LogTransaction) -> None:
         """Made by ``App.transaction``."""

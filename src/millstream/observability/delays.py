@@ -1,7 +1,7 @@
 """The four delays as a table with a bar a row.
 
-Each run, micro-batch and task waits four times: for its source data, until processing begins, for the processing, and until the
-result can be seen. The bar shows the share of each phase in the mean.
+Each run, micro-batch and task waits four times: for its source data, until processing begins, for the processing, and
+until the result can be seen. The bar shows the share of each phase in the mean.
 """
 
 from __future__ import annotations
@@ -51,7 +51,13 @@ def delays_table(delays: Delays) -> Table:
 
 
 def _add_row(
-    table: Table, head: tuple[str, str], phase: str, histogram: Histogram, total: float, *, end: bool
+    table: Table,
+    head: tuple[str, str],
+    phase: str,
+    histogram: Histogram,
+    total: float,
+    *,
+    end: bool,
 ) -> None:
     if not histogram.count:
         figures = ["0", "–", "–", "–", "–", _skew(histogram)]

@@ -106,21 +106,22 @@ class Histogram:
         """Return what ``to_bytes`` stored. Raises StoreCorrupt when the bytes do not fit."""
         result = cls()
         try:
-            version, result.count, result.skewed, result.total_us, result.max_us, cells = (
-                _HEAD.unpack_from(data)
-            )
-            if version != _VERSION or len(data) != _HEAD.size + cells * _CELL.size:
-                raise struct.error
-            for i in range(cells):
-                cell, count = _CELL.unpack_from(data, _HEAD.size + i * _CELL.size)
-                result._cells[cell] = count
-        except struct.error:
+            result._load(data)
+        except (struct.error, ValueError):
             raise StoreCorrupt(
                 "a stored histogram cannot be read",
                 expected=f"version {_VERSION}",
                 next_step="run `millstream check` on the store",
             ) from None
         return result
+
+    def _load(self, data: bytes) -> None:
+        version, self.count, self.skewed, self.total_us, self.max_us, cells = _HEAD.unpack_from(
+            data
+        )
+        if version != _VERSION or len(data) != _HEAD.size + cells * _CELL.size:
+            raise ValueError(version)
+        self._cells = dict(_CELL.iter_unpack(data[_HEAD.size :]))
 
 
 def _cell_of(value: int) -> int:

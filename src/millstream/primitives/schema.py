@@ -11,7 +11,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from typing import Any, NewType
+from typing import Any, NewType, TypeAlias
 
 import pyarrow as pa
 
@@ -22,7 +22,7 @@ Timestamp = NewType("Timestamp", datetime)
 
 TIMESTAMP = pa.timestamp("us", "UTC")
 
-SchemaLike = Mapping[str, Any] | pa.Schema
+SchemaLike: TypeAlias = "Mapping[str, Any] | pa.Schema"
 
 _ARROW_OF: dict[Any, pa.DataType] = {
     str: pa.string(),
@@ -188,9 +188,7 @@ def rows_to_batch(
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _column_of(
-    rows: Sequence[Mapping[str, Any]], field: pa.Field, *, where: str
-) -> pa.Array:
+def _column_of(rows: Sequence[Mapping[str, Any]], field: pa.Field, *, where: str) -> pa.Array:
     values = [row.get(field.name) for row in rows]
     if not field.nullable and None in values:
         index = values.index(None)

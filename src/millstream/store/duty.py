@@ -1,8 +1,9 @@
 """Background work that one process does for all: whoever holds the duty.
 
-Every process that opens a store has one quiet thread. The first to take ``run/duty.lock`` holds the duty; when it dies the
-kernel frees the lock and another takes over at its next look. A chore is a function that does a little and returns whether
-there is more to do. Chores run without any lock that an append needs, except for their own short commits.
+Every process that opens a store has one quiet thread. The first to take ``run/duty.lock`` holds the duty; when it
+dies the kernel frees the lock and another takes over at its next look. A chore is a function that does a little and
+returns whether there is more to do. Chores run without any lock that an append needs, except for their own short
+commits.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ class Duty:
             # The next look tries again; appends report their own errors, and `errors` shows this one.
             self.errors = [*self.errors[-9:], f"{name}: {error}"]
             return False
-        except Exception:
+        except Exception:  # noqa: BLE001 - a chore that fails must not end the others
             if self._stopping.is_set():
                 return False
             self.errors = [*self.errors[-9:], f"{name}: {traceback.format_exc()}"]

@@ -1,7 +1,7 @@
 """What opening a store repairs, and how the catalog's log is folded back into its file.
 
-A segment whose owner is dead is cut to the last byte that the catalog names, then sealed. A segment that the catalog knows but
-that was never made (a crash between the two) is forgotten. A file that the catalog does not know is removed.
+A segment whose owner is dead is cut to the last byte that the catalog names, then sealed. A segment that the catalog
+knows but that was never made (a crash between the two) is forgotten. A file that the catalog does not know is removed.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ def checkpoint(connection: apsw.Connection) -> None:
 def checkpoint_shared(reader: apsw.Connection, committer: Committer) -> None:
     """Fold the log back when it has grown, the bulk of it beside the writers.
 
-    The first pass copies pages without blocking anyone; the second, short one holds the write lock, so that the next commit
-    starts the log anew instead of letting it grow for ever.
+    The first pass copies pages without blocking anyone; the second, short one holds the write lock, so that the next
+    commit starts the log anew instead of letting it grow for ever.
     """
     pages, _ = reader.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_PASSIVE)
     if pages < CATALOG_CHECKPOINT_PAGES:
@@ -71,16 +71,14 @@ def seal_dead_segments(store: Store) -> int:
     with store.read() as snapshot:
         rows = [row for row in snapshot.run("log/segments_open") if row[2] in dead]
     _settle(store)
-    sealed = 0
     for segment_id, partition_id, _, end in rows:
         _cut(store, partition_id, segment_id, end)
         reach("recovery.segment_cut")
-        store.write(
-            lambda tx, segment_id=segment_id: tx.run("log/segment_seal", (segment_id,)),
-            durability=Durability.PROCESS,
-        )
-        sealed += 1
-    return sealed
+    store.write(
+        lambda tx: tx.many("log/segment_seal", [(row[0],) for row in rows]),
+        durability=Durability.PROCESS,
+    )
+    return len(rows)
 
 
 def remove_unknown_files(store: Store) -> int:

@@ -1,9 +1,10 @@
 """Segment files: frames of one partition, back to back, appended by one process.
 
 A process writes its frames into segments of its own, so processes never wait for each other to write data; the order of
-events is the order of their commits. The catalog names (segment, position, bytes) of every frame. A segment is open while
-its owner writes; when it is full, or its owner is dead, it is sealed. Bytes that no row of the catalog names are dead: those behind
-the last frame are cut when a dead owner's segment is sealed, those in between go when the segment is rewritten.
+events is the order of their commits. The catalog names (segment, position, bytes) of every frame. A segment is open
+while its owner writes; when it is full, or its owner is dead, it is sealed. Bytes that no row of the catalog names are
+dead: those behind the last frame are cut when a dead owner's segment is sealed, those in between go when the segment
+is rewritten.
 
 Power fails while a frame is written: nobody names it. After the frame, before its sync: the catalog does not name it
 yet, because the commit comes after the sync. After the commit: it is on the disk, and so is the file's directory entry.

@@ -9,11 +9,11 @@
     4096   1 byte a slot: 1 while its waiter sleeps
     8192   u64 a slot: the channels it waits for, one bit each (a hash; a shared bit only wakes once too often)
 
-Slot N belongs to whoever holds the lock on the FIFO ``run/wake/N``. The waiter arms its slot, looks at the store once more,
-then sleeps on the FIFO. A writer commits, then looks for armed slots: one scan of 1,024 bytes in memory, and a system
-call only for a sleeping waiter. Either the waiter sees the commit or the writer sees the armed slot, so no wake-up is
-lost; and a waiter still looks by itself every second (``WAIT_FALLBACK_S``), so a lost one would cost a second.
-Where there are no FIFOs (Windows) a waiter looks at its slot every few milliseconds instead.
+Slot N belongs to whoever holds the lock on the FIFO ``run/wake/N``. The waiter arms its slot, looks at the store once
+more, then sleeps on the FIFO. A writer commits, then looks for armed slots: one scan of 1,024 bytes in memory, and a
+system call only for a sleeping waiter. Either the waiter sees the commit or the writer sees the armed slot, so no
+wake-up is lost; and a waiter still looks by itself every second (``WAIT_FALLBACK_S``), so a lost one would cost a
+second. Where there are no FIFOs (Windows) a waiter looks at its slot every few milliseconds instead.
 """
 
 from __future__ import annotations

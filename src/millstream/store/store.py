@@ -207,9 +207,9 @@ class Store:
     ) -> T:
         """Run ``work`` in one transaction; return when it is committed, and with durability disk also synced.
 
-        ``work`` must be short, do no I/O, and not use the store; another thread may run it, together with others' works.
-        An exception from ``work`` undoes its own effects and reaches the caller. Raises StoreFull (nothing was kept),
-        StoreStopped, StoreBusy, StoreClosed.
+        ``work`` must be short, do no I/O, and not use the store; another thread may run it, together with others'
+        works. An exception from ``work`` undoes its own effects and reaches the caller. Raises StoreFull (nothing was
+        kept), StoreStopped, StoreBusy, StoreClosed.
         """
         self._refuse_closed()
         to_disk = (durability or self.durability) is Durability.DISK
@@ -276,13 +276,15 @@ class Store:
         if self._closed:
             return
         self.duty.stop()
+        if self._pid == os.getpid():
+            self.segments.close()
         self._closed = True
-        self.segments.close()
         self._release()
 
     def _release(self) -> None:
         self._closed = True
-        self.__dict__.get("frames") and self.frames.close()
+        if "frames" in self.__dict__:
+            self.frames.close()
         for connection in self._readers:
             connection.close()
         if "_writer" in self.__dict__:

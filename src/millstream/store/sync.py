@@ -5,10 +5,10 @@ A commit is visible in SQLite's write-ahead log before it is on the disk. To ack
 as ``s``; it is durable once sync ``s + 1`` has finished. Whoever holds the sync lock finds its sync done already, or
 makes one for everybody who committed before.
 
-Power fails before the sync: the commit may be gone; nobody was told that it happened. The log is a sequence, so a commit
-never survives without all those before it. A holder is killed between the counters: the next one starts from ``started``,
-so no number is reused. A sync that fails is never repeated: the kernel may have dropped the pages, and a second sync
-would lie.
+Power fails before the sync: the commit may be gone; nobody was told that it happened. The log is a sequence, so a
+commit never survives without all those before it. A holder is killed between the counters: the next one starts from
+``started``, so no number is reused. A sync that fails is never repeated: the kernel may have dropped the pages, and a
+second sync would lie.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The one commit point, shared by threads.
 
-``Committer.submit(work)`` runs ``work`` inside an immediate SQLite transaction. The first thread to come leads: it takes the
-works of all who wait, runs each in a savepoint of its own, commits once, and lets the others return. With durability
-``disk`` each then waits for a sync that started after the commit, shared again (``sync.py``).
+``Committer.submit(work)`` runs ``work`` inside an immediate SQLite transaction. The first thread to come leads: it
+takes the works of all who wait, runs each in a savepoint of its own, commits once, and lets the others return. With
+durability ``disk`` each then waits for a sync that started after the commit, shared again (``sync.py``).
 
 A kill before COMMIT: nothing happened. Between COMMIT and the sync: it happened, unacknowledged, and is lost only if
 power fails. An error in one work undoes that work alone.
@@ -213,7 +213,7 @@ class Committer:
             entry.result = entry.work(transaction)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError):
             raise  # the whole transaction is at stake
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it reaches the caller of this work
             connection.execute("ROLLBACK TO work")
             entry.error = from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
         connection.execute("RELEASE work")

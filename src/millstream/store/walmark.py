@@ -1,16 +1,17 @@
 """How far the write-ahead log must be readable, so that damage in it is told apart from a torn end.
 
 SQLite takes a frame whose checksum does not fit for the end of its log, which is right after a crash and silently wrong
-after a flipped bit: commits would vanish. So ``run/signals`` keeps two marks, (salts, pages): ``committed``, valid while
-the machine has not restarted, and ``synced``, valid always, because it is written after the sync it speaks of.
+after a flipped bit: commits would vanish. So ``run/signals`` keeps two marks, (salts, pages): ``committed``, valid
+while the machine has not restarted, and ``synced``, valid always, because it is written after the sync it speaks of.
 
     32  salts (8 bytes), pages u64     committed
     64  salts (8 bytes), pages u64     synced
     96  36 bytes                       the boot that the committed mark belongs to
 
-The log has fewer valid pages than a mark of the same salts: the store is refused. The log's own header is damaged while a
-mark says that it held pages: refused. Other salts: a new round of the log, whose pages before were all moved to the
-catalog's file; the mark says nothing about it. The ``run`` folder is gone: no marks, and SQLite's own rule stands.
+The log has fewer valid pages than a mark of the same salts: the store is refused. The log's own header is damaged
+while a mark says that it held pages: refused. Other salts: a new round of the log, whose pages before were all moved
+to the catalog's file; the mark says nothing about it. The ``run`` folder is gone: no marks, and SQLite's own rule
+stands.
 """
 
 from __future__ import annotations

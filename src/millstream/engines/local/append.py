@@ -1,8 +1,8 @@
 """Appending: frames written and synced first, then one transaction that makes them visible.
 
-``stage`` encodes, and writes large frames to a segment, synced if the durability says so. ``Staged.apply`` belongs inside the
-transaction that commits them, with whatever else shall become true in the same moment. A kill between the two leaves
-bytes that nobody names.
+``stage`` encodes, and writes large frames to a segment, synced if the durability says so. ``Staged.apply`` belongs
+inside the transaction that commits them, with whatever else shall become true in the same moment. A kill between the
+two leaves bytes that nobody names.
 """
 
 from __future__ import annotations

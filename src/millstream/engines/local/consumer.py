@@ -1,7 +1,8 @@
 """A consumer: a member of a group that reads its partitions in turn and sleeps in the kernel when there is nothing.
 
-Delivery is at least once: a position is stored when the next batch is asked for (or by ``commit()``), so a crash in between
-delivers the last batch again, to this member or to the one that takes over. Within a transaction it is exactly once.
+Delivery is at least once: a position is stored when the next batch is asked for (or by ``commit()``), so a crash in
+between delivers the last batch again, to this member or to the one that takes over. Within a transaction it is
+exactly once.
 """
 
 from __future__ import annotations
@@ -78,8 +79,8 @@ class LocalConsumer:
     def poll(self, timeout_s: float | None = None) -> EventBatch | None:
         """Return the next events, waiting up to ``timeout_s`` (None: for ever).
 
-        Returns None when the time is over, after ``stop()``, and at the end if the consumer does not follow. Commits what the
-        last call returned, if it commits by itself. Raises StoreClosed, StoreCorrupt, UnknownTopic.
+        Returns None when the time is over, after ``stop()``, and at the end if the consumer does not follow. Commits
+        what the last call returned, if it commits by itself. Raises StoreClosed, StoreCorrupt, UnknownTopic.
         """
         clock = self._store.clock
         deadline = None if timeout_s is None else clock.monotonic_s() + timeout_s

@@ -1,7 +1,8 @@
 """Events of a user as frames of the store: checked, routed to partitions, encoded.
 
-A few events given as dicts become a ``rows`` frame (MessagePack), which is cheap to make and small; anything larger becomes
-an Arrow frame. Background work merges small frames into large Arrow ones. Cost of one event: about 3 µs here, one copy.
+A few events given as dicts become a ``rows`` frame (MessagePack), which is cheap to make and small; anything larger
+becomes an Arrow frame. Background work merges small frames into large Arrow ones. Cost of one event: about 3 µs here,
+one copy.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from millstream.primitives.schema import TIMESTAMP, conform, describe, rows_to_b
 from millstream.store.frame import ARROW, ROWS, EncodedFrame, encode_frame
 
 if TYPE_CHECKING:
-    import polars as pl
+    pass
 
 _FRAME_BYTES: Final = 16 * 1024 * 1024
 _INT64_MAX: Final = 2**63 - 1

@@ -1,7 +1,8 @@
 """Consumer groups in the catalog: members, who reads what, and how far they came.
 
-There is no coordinator: whichever member looks first takes note of the dead, chooses new targets and wakes the others, in one
-transaction. A commit of a position is refused unless the member still owns the partition in the epoch in which it took it.
+There is no coordinator: whichever member looks first takes note of the dead, chooses new targets and wakes the
+others, in one transaction. A commit of a position is refused unless the member still owns the partition in the epoch
+in which it took it.
 """
 
 from __future__ import annotations

@@ -190,6 +190,8 @@ class LocalLog:
     def close(self) -> None:
         """Leave all groups and stop the heartbeat. The store is closed by its owner."""
         self._closing.set()
+        self.store.duty.stop()
+        self.upkeep.close()
         for consumer in list(self._consumers):
             consumer.close()
         if self._heartbeat is not None:
@@ -221,7 +223,10 @@ class LocalLogTransaction:
         self._consumers.append(consumer)
 
     def finish(self) -> list[Appended]:
-        """Make it all visible in one transaction. Raises Fenced if a consumer lost a partition: nothing happened then."""
+        """Make it all visible in one transaction.
+
+        Raises Fenced if a consumer lost a partition: nothing happened then.
+        """
         for _ in range(_STAGE_ATTEMPTS):
             try:
                 appended = self._log.store.write(self._apply)

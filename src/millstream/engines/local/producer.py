@@ -1,7 +1,7 @@
 """A producer that gathers events and sends them in batches from a thread of its own.
 
-Every batch carries the producer's number, its epoch and a sequence, so a batch that is sent again is stored once. A named
-producer survives restarts: a new one of the name continues the numbers and fences the old one.
+Every batch carries the producer's number, its epoch and a sequence, so a batch that is sent again is stored once. A
+named producer survives restarts: a new one of the name continues the numbers and fences the old one.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,7 +56,9 @@ class _Queue:
 class LocalProducer:
     """Thread-safe. ``close`` flushes; a crash loses what was not acknowledged, and nothing else."""
 
-    def __init__(self, log: LocalLog, store: Store, name: str | None, policy: BatchingPolicy) -> None:
+    def __init__(
+        self, log: LocalLog, store: Store, name: str | None, policy: BatchingPolicy
+    ) -> None:
         """Take a number, or the name's with a new epoch."""
         self._log = log
         self._store = store
@@ -81,8 +84,9 @@ class LocalProducer:
         """Take one event; the future tells where it was stored, or why it was not.
 
         ``sequence`` numbers the events of the caller's own source, ascending: one that is stored already is not stored
-        again, also after a restart of a named producer. Blocks while the buffer is full; raises BufferFull when that lasts
-        longer than ``block_timeout``, StoreClosed after ``close``, ConfigurationError for a sequence without a name.
+        again, also after a restart of a named producer. Blocks while the buffer is full; raises BufferFull when that
+        lasts longer than ``block_timeout``, StoreClosed after ``close``, ConfigurationError for a sequence without a
+        name.
         """
         if sequence is not None and self.name is None:
             raise ConfigurationError(
@@ -174,9 +178,7 @@ class LocalProducer:
                 queue.since_s = self._store.clock.monotonic_s()
                 self._sending += 1
             # From here on a future cannot be cancelled; what was cancelled before is not sent.
-            self._send(
-                queue.info, [p for p in pending if p.future.set_running_or_notify_cancel()]
-            )
+            self._send(queue.info, [p for p in pending if p.future.set_running_or_notify_cancel()])
             with self._changed:
                 self._sending -= 1
                 queue.size_bytes -= share
@@ -192,7 +194,9 @@ class LocalProducer:
             now_s = self._store.clock.monotonic_s()
             for queue in waiting:
                 waited_us = int((now_s - queue.since_s) * 1_000_000)
-                urgent = self._closing or self._flushing or self._policy.is_full(self._buffered_bytes)
+                urgent = (
+                    self._closing or self._flushing or self._policy.is_full(self._buffered_bytes)
+                )
                 if urgent or self._policy.is_due(events=len(queue.pending), waited_us=waited_us):
                     return queue
             timeout = None
@@ -211,9 +215,7 @@ class LocalProducer:
                 if not entry.future.done():
                     entry.future.set_exception(error)
 
-    def _route(
-        self, info: TopicInfo, pending: Sequence[_Pending]
-    ) -> dict[int, list[_Pending]]:
+    def _route(self, info: TopicInfo, pending: Sequence[_Pending]) -> dict[int, list[_Pending]]:
         result: dict[int, list[_Pending]] = {}
         self._turn += 1
         for entry in pending:
@@ -271,12 +273,14 @@ class LocalProducer:
         self, info: TopicInfo, number: int, entries: list[_Pending], encoder: TopicEncoder
     ) -> list[Appended]:
         sequences = [e.sequence for e in entries]
-        if None in sequences or any(b <= a for a, b in zip(sequences, sequences[1:])):  # type: ignore[operator]
+        if not _ascend(sequences):
             raise ConfigurationError(
                 "sequences of one producer must ascend, and all events have one or none",
                 where=f"topic {info.name!r}, partition {number}",
             )
-        parts = encoder.encode([e.event for e in entries], self._store.clock.now_us(), partition=number)
+        parts = encoder.encode(
+            [e.event for e in entries], self._store.clock.now_us(), partition=number
+        )
         if len(parts) > 1:
             middle = len(entries) // 2
             return [
@@ -308,7 +312,11 @@ def _resolve(entries: Sequence[_Pending], appended: Sequence[Appended]) -> None:
     """Tell each event where it lies: parts are in the order of the events."""
     position = 0
     for part in appended:
-        count = len(entries) - position if part.first_offset < 0 else part.next_offset - part.first_offset
+        count = (
+            len(entries) - position
+            if part.first_offset < 0
+            else part.next_offset - part.first_offset
+        )
         for index, entry in enumerate(entries[position : position + count]):
             offset = -1 if part.first_offset < 0 else part.first_offset + index
             entry.future.set_result(
@@ -317,10 +325,18 @@ def _resolve(entries: Sequence[_Pending], appended: Sequence[Appended]) -> None:
         position += count
 
 
+def _ascend(sequences: Sequence[int | None]) -> bool:
+    """Return whether all are numbers, each greater than the one before."""
+    numbers = [number for number in sequences if number is not None]
+    return len(numbers) == len(sequences) and all(a < b for a, b in pairwise(numbers))
+
+
 def _size_of(event: Mapping[str, Any]) -> int:
     """Return about how much memory an event holds: its text and bytes, and a little for the rest."""
-    if not isinstance(event, Mapping):
-        return _EVENT_OVERHEAD_BYTES
+    try:
+        values = event.values()
+    except AttributeError:
+        return _EVENT_OVERHEAD_BYTES  # no dict: the encoder refuses it, and the future says so
     return _EVENT_OVERHEAD_BYTES + sum(
-        len(value) if isinstance(value, (str, bytes)) else 16 for value in event.values()
+        len(value) if isinstance(value, (str, bytes)) else 16 for value in values
     )

@@ -1,8 +1,8 @@
 """Keeping the log in order: small frames are merged, old events deleted, keys compacted, dead segments removed.
 
-Each chore does a little, in whichever process holds the duty, and tells whether there is more. New frames are written and synced
-before one short transaction puts them in the place of the old ones; a kill before it leaves bytes that nobody names, a kill
-after it leaves old segments that the next look removes. Readers that hold an old row look again.
+Each chore does a little, in whichever process holds the duty, and tells whether there is more. New frames are written
+and synced before one short transaction puts them in the place of the old ones; a kill before it leaves bytes that
+nobody names, a kill after it leaves old segments that the next look removes. Readers that hold an old row look again.
 """
 
 from __future__ import annotations
@@ -280,8 +280,8 @@ class Upkeep:
         if not dead:
             return False
         # The rows go first, unless a frame came into the segment since the look: whoever commits a frame checks the
-        # row. They go to the disk, or a power loss would bring back rows of frames whose file is gone. A crash in between
-        # leaves files that nobody knows; the next process that is alone removes them.
+        # row. They go to the disk, or a power loss would bring back rows of frames whose file is gone. A crash in
+        # between leaves files that nobody knows; the next process that is alone removes them.
         gone = self._store.write(
             lambda tx: [row for row in dead if tx.run("log/segment_delete", (row[0],))]
         )
@@ -312,7 +312,7 @@ def _swap(
     )
     if len(deleted) != new.old_frames:
         raise Changed
-    grown = -sum(row[0] for row in deleted)
+    grown = -sum(int(row[0]) for row in deleted)
     if new.frame is None or placement is None:
         return grown
     frame = new.frame
