@@ -1,13 +1,14 @@
 """What proves millstream, and what helps to test code that uses it.
 
 - ``VirtualClock``: time that passes only when the test says so.
-- ``FaultyDisk``: a disk on which a chosen write or sync fails. ``TraceDisk``: one that remembers every write and
-sync, so that
-  ``power.PowerLoss`` can lose power between any two of them.
+- ``FaultyDisk``: a disk on which a chosen write or sync fails.
+- ``TraceDisk``: a disk that remembers every write and sync, so that ``power.PowerLoss`` can lose
+  power between any two of them.
 - ``crash``: runs a function in a process that kills itself at a named step.
-- ``log_suite``, ``tasks_suite``, ``flows_suite``: what every engine must do. An engine is finished when its suite
-passes.
-- ``plugin``: fixtures for pytest. Put ``pytest_plugins = ["millstream.testing.plugin"]`` into ``conftest.py``.
+- ``log_suite``, ``tasks_suite``, ``flows_suite``: what every engine must do; it is finished when
+  its suite passes.
+- ``plugin``: fixtures for pytest. Put ``pytest_plugins = ["millstream.testing.plugin"]`` into
+  ``conftest.py``.
 """
 
 from millstream.testing.clock import VirtualClock

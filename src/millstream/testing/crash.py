@@ -1,11 +1,13 @@
 """Processes that die at a named step, as if by ``kill -9``.
 
-The library calls ``telemetry.reach("append.frame_written")`` between any two writes that a crash may part. ``run`` starts a
-function in a process of its own, which kills itself the nth time it reaches a step; what the function reported before (its
-acknowledgements) arrives in any case, because it went through a pipe. ``steps_in`` finds all steps in the source.
+The library calls ``telemetry.reach("append.frame_written")`` between any two writes that a crash
+may part. ``run`` starts a function in a process of its own, which kills itself the nth time it
+reaches a step; what the function reported before (its acknowledgements) arrives in any case,
+because it went through a pipe. ``steps_in`` finds all steps in the source.
 
-Processes are forked from a small server that has imported what they need, so that each takes milliseconds. The function and
-its arguments are pickled: a function of a module that can be imported.
+Processes are forked from a small server that has imported what they need, so that each takes
+milliseconds. The function and its arguments are pickled: a function of a module that can be
+imported.
 """
 
 from __future__ import annotations
@@ -139,7 +141,7 @@ def _run(
     set_listener(listen)
     try:
         scenario(lambda value: pipe.send(("report", value)), *arguments)
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - reported to the parent
         import traceback
 
         pipe.send(("error", traceback.format_exc()))

@@ -1,7 +1,7 @@
 """A disk that fails on purpose: the nth write, sync or other call on the files a test names.
 
-Segments go through the methods of ``Disk``, the catalog through a SQLite VFS of our own that lies above the one with
-the checksums, so one ``fail`` reaches every file of a store.
+Segments go through the methods of ``Disk``, the catalog through a SQLite VFS of our own that lies
+above the one with the checksums, so one ``fail`` reaches every file of a store.
 """
 
 from __future__ import annotations
@@ -64,8 +64,8 @@ class FaultyDisk(RealDisk):
     ) -> None:
         """Let calls of ``operation`` fail on files whose path contains ``name``.
 
-        ``operation`` is write, sync, sync_directory, open, truncate, read or remove. The first ``nth - 1`` calls from
-        now on still work; then ``times`` calls fail (None: all).
+        ``operation`` is write, sync, sync_directory, open, truncate, read or remove. The first
+        ``nth - 1`` calls from now on still work; then ``times`` calls fail (None: all).
         """
         with self._lock:
             self._faults.append(_Fault(operation, name, error, nth - 1, times))
@@ -168,7 +168,7 @@ class _FaultyFile(apsw.VFSFile):
         if code == errno.EROFS:
             raise apsw.ReadOnlyError(os.strerror(code))
         error = apsw.IOError(os.strerror(code))
-        error.extendedresult = _EXTENDED[operation]
+        vars(error)["extendedresult"] = _EXTENDED[operation]
         raise error
 
     def xWrite(self, data: bytes, offset: int) -> None:

@@ -1,7 +1,8 @@
 """Fixtures for pytest, for tests of code that uses millstream.
 
-Put ``pytest_plugins = ["millstream.testing.plugin"]`` into ``conftest.py``. Every fixture has a directory of its own, closes
-what it opened, and fails the test if background work of its store failed meanwhile.
+Put ``pytest_plugins = ["millstream.testing.plugin"]`` into ``conftest.py``. Every fixture has a
+directory of its own, closes what it opened, and fails the test if background work of its store
+failed meanwhile.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
 """Losing power: what a disk may hold after any moment of a trace.
 
-A file holds what was written before its last sync, and any part of what was written since: nothing, all, some writes
-and not others, and of a write some sectors of 512 bytes and not others. A new, removed or renamed name is there for
-certain only after a sync of its directory. That is what POSIX allows and what drives with a cache do; file systems
-are kinder.
+A file holds what was written before its last sync, and any part of what was written since: nothing,
+all, some writes and not others, and of a write some sectors of 512 bytes and not others. A new or
+removed name is there for certain only after a sync of its directory. That is what POSIX allows and
+what drives with a cache do; file systems are kinder.
 
-One exception, as SQLite relies on it: a sync of a new write-ahead log or journal also syncs its directory, because
-SQLite's own VFS does so below ours.
+One exception, as SQLite relies on it: a sync of a new write-ahead log or journal also syncs its
+directory, because SQLite's own VFS does so below ours.
 """
 
 from __future__ import annotations
@@ -107,17 +107,24 @@ class PowerLoss:
             case Kind.REMOVE:
                 name.pending.append(None)
             case Kind.SYNC_DIRECTORY:
-                for path, entry in self._names.items():
-                    if posixpath.dirname(path) == operation.path:
-                        entry.sync()
+                self._sync_names(operation.path)
             case Kind.SYNC:
-                if name.now is not None:
-                    name.now.sync()
-                if operation.path.endswith(_SYNCS_ITS_NAME):
-                    name.sync()
+                self._sync_file(operation.path, name)
             case _:
                 if name.now is not None:
                     name.now.pending.append(operation)
+
+    def _sync_names(self, folder: str) -> None:
+        for path, entry in self._names.items():
+            if posixpath.dirname(path) == folder:
+                entry.sync()
+
+    @staticmethod
+    def _sync_file(path: str, name: _Name) -> None:
+        if name.now is not None:
+            name.now.sync()
+        if path.endswith(_SYNCS_ITS_NAME):
+            name.sync()
 
     def disk_after(self, random: Random) -> Iterator[tuple[str, bytes]]:
         """Yield (path, bytes) of each file that may be there after a power loss now; ``random`` chooses which may."""

@@ -1,7 +1,7 @@
 """A disk that remembers every write and every sync of a store, segments and catalog alike.
 
-``power.PowerLoss`` replays what it remembers. The bytes are those that reached the file: those of the catalog are
-read back from the checksumming VFS below, which fills in the checksums of the pages.
+``power.PowerLoss`` replays what it remembers. The bytes are those that reached the file: those of
+the catalog are read back from the checksumming VFS below, which fills in the checksums of pages.
 """
 
 from __future__ import annotations
