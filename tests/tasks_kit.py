@@ -1,7 +1,8 @@
-"""What the tests of tasks share: a clock that stands still, an app as a worker sees it, and the table as a guard."""
+"""What the tests of tasks share: an app as a worker sees it, and the table as a guard."""
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from random import Random
 
@@ -14,26 +15,10 @@ from millstream.store.catalog import connect
 from millstream.tasks.states import TRANSITIONS
 from millstream.tasks.task import TaskRegistry
 
-START_US = 1_700_000_000_000_000
 
-
-class StepClock:
-    """Time passes only when it is told to."""
-
-    def __init__(self) -> None:
-        self._us = START_US
-
-    def now_us(self) -> int:
-        return self._us
-
-    def monotonic_s(self) -> float:
-        return self._us / 1_000_000
-
-    def wait_s(self, seconds: float) -> None:
-        self.advance(round(seconds * 1_000_000))
-
-    def advance(self, microseconds: int) -> None:
-        self._us += microseconds
+def us(microseconds: int) -> timedelta:
+    """A duration for ``VirtualClock.advance``."""
+    return timedelta(microseconds=microseconds)
 
 
 class Bench:

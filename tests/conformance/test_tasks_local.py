@@ -9,22 +9,23 @@ import pytest
 
 from millstream.engines.local.tasks import LocalTasks
 from millstream.store import Store
+from millstream.testing.clock import VirtualClock
 from millstream.testing.tasks_suite import TaskDeliverySuite, TaskEngineSuite
-from tests.tasks_kit import StepClock
+from tests.tasks_kit import us
 
 
 class Harness:
-    def __init__(self, store: Store, clock: StepClock) -> None:
+    def __init__(self, store: Store, clock: VirtualClock) -> None:
         self.engine = LocalTasks(store)
         self._clock = clock
 
     def advance(self, microseconds: int) -> None:
-        self._clock.advance(microseconds)
+        self._clock.advance(us(microseconds))
 
 
 class TestLocal(TaskEngineSuite, TaskDeliverySuite):
     @pytest.fixture(params=["disk", "process"])
     def harness(self, request: pytest.FixtureRequest, store_path: Path) -> Iterator[Harness]:
-        clock = StepClock()
+        clock = VirtualClock()
         with Store.open(store_path, durability=request.param, clock=clock) as store:
             yield Harness(store, clock)

@@ -34,7 +34,8 @@ from millstream.tasks.limits import (
 from millstream.tasks.message import Succeeded
 from millstream.tasks.retry import Backoff
 from millstream.tasks.states import TaskState
-from tests.tasks_kit import Bench, StepClock
+from millstream.testing.clock import VirtualClock
+from tests.tasks_kit import Bench, us
 
 LEASE_US = 10_000_000
 
@@ -259,7 +260,7 @@ def test_a_worker_that_lost_its_lease_goes_on_under_a_new_one(bench: Bench) -> N
 
 
 def test_what_waits_behind_a_long_task_is_set_free(bench: Bench) -> None:
-    clock = StepClock()
+    clock = VirtualClock()
 
     @bench.task
     def noop() -> None: ...
@@ -270,7 +271,7 @@ def test_what_waits_behind_a_long_task_is_set_free(bench: Bench) -> None:
     hand.fill(bench.engine.exchange(lease, (), want=3).claimed)
     assert hand.take() is not None
     assert not hand.is_stuck(1_000)
-    clock.advance(1_000)
+    clock.advance(us(1_000))
     assert hand.is_stuck(1_000)
     unblock(bench.engine, lease, hand)
     assert not hand.is_stuck(1_000)
@@ -289,16 +290,16 @@ def test_a_closed_store_ends_the_worker_with_its_error(bench: Bench) -> None:
 
 
 def test_the_four_delays_of_every_attempt(store_path: Path) -> None:
-    clock = StepClock()
+    clock = VirtualClock()
     with Store.open(store_path, clock=clock) as store:
         bench = Bench(store)
 
         @bench.task(name="timed")
         def timed() -> None:
-            clock.advance(7_000)
+            clock.advance(us(7_000))
 
         timed.apply_async(countdown=2)
-        clock.advance(2_500_000)
+        clock.advance(us(2_500_000))
         bench.drain()
         phases = read_delays(store)["task", "timed"]
     assert phases["source_wait"].total_us == 2_000_000
@@ -308,7 +309,7 @@ def test_the_four_delays_of_every_attempt(store_path: Path) -> None:
 
 
 def test_figures_are_stored_four_times_a_second_or_when_there_are_many(store_path: Path) -> None:
-    clock = StepClock()
+    clock = VirtualClock()
     with Store.open(store_path, clock=clock) as store:
         bench = Bench(store)
 
@@ -334,7 +335,7 @@ def test_figures_are_stored_four_times_a_second_or_when_there_are_many(store_pat
         run(1)
         engine.exchange(lease, (), want=1)
         assert stored() == 1
-        clock.advance(STORE_EVERY_US)
+        clock.advance(us(STORE_EVERY_US))
         engine.recover()
         assert stored() == 2
         run(ATTEMPTS_GATHERED_MAX)
@@ -364,7 +365,7 @@ def test_a_claim_is_bounded(bench: Bench) -> None:
 
 
 def test_due_tasks_and_expired_results_are_moved_in_bounded_steps(store_path: Path) -> None:
-    clock = StepClock()
+    clock = VirtualClock()
     with Store.open(store_path, clock=clock) as store:
         bench = Bench(store)
 
@@ -373,14 +374,14 @@ def test_due_tasks_and_expired_results_are_moved_in_bounded_steps(store_path: Pa
 
         count = DUE_TASKS_MAX + 5
         noop.enqueue_many(noop.s().set(countdown=1) for _ in range(count))
-        clock.advance(1_000_000)
+        clock.advance(us(1_000_000))
         lease = bench.engine.join(["default"], lease_us=LEASE_US)
         bench.engine.hand_back(lease, bench.engine.exchange(lease, (), want=1).claimed)
         assert bench.engine.depth()[TaskState.SCHEDULED] == 5
         bench.engine.leave(lease)
         bench.drain()
         assert bench.engine.depth()[TaskState.SUCCEEDED] == count
-        clock.advance(1_000_000)
+        clock.advance(us(1_000_000))
         bench.engine.recover()
         assert bench.engine.depth()[TaskState.SUCCEEDED] == count - PRUNED_TASKS_MAX
 
@@ -419,3 +420,21 @@ def _plan(snapshot: object, name: str, params: object) -> str:
 def test_time_is_the_stores(bench: Bench) -> None:
     before = SYSTEM_CLOCK.now_us()
     assert before <= bench.engine.now_us() <= SYSTEM_CLOCK.now_us()
+
+
+def test_a_jump_of_the_wall_clock_evicts_nobody(store_path: Path) -> None:
+    clock = VirtualClock()
+    with Store.open(store_path, clock=clock) as store:
+        bench = Bench(store)
+
+        @bench.task
+        def noop() -> None: ...
+
+        noop.delay()
+        lease = bench.engine.join(["default"], lease_us=LEASE_US)
+        (held,) = bench.engine.exchange(lease, (), want=1).claimed
+        for jump_us in (100 * LEASE_US, -300 * LEASE_US, 200 * LEASE_US):
+            clock.jump(jump_us)
+            assert bench.engine.recover().workers == 0
+        done = [Succeeded(held, b"\xc0", 1_000_000, held.due_us, held.due_us)]
+        assert bench.engine.exchange(lease, done, want=0).refused == 0

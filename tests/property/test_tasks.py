@@ -17,7 +17,8 @@ from millstream.tasks.limits import RECOVERY_TICK_US, WORKER_DEATHS_MAX
 from millstream.tasks.message import Claimed, Lease, Raised, Succeeded, TaskMessage
 from millstream.tasks.retry import Backoff
 from millstream.tasks.states import TaskState
-from tests.tasks_kit import StepClock, guard_transitions
+from millstream.testing.clock import VirtualClock
+from tests.tasks_kit import guard_transitions, us
 
 LEASE_US = 3 * RECOVERY_TICK_US
 TTL_US = 10**15
@@ -29,7 +30,7 @@ class Walk(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self._folder = tempfile.TemporaryDirectory()
-        self._clock = StepClock()
+        self._clock = VirtualClock()
         path = Path(self._folder.name) / "walk.mill"
         self._store = Store.open(path, durability="process", clock=self._clock)
         guard_transitions(self._store.directory.catalog)
@@ -109,7 +110,7 @@ class Walk(RuleBasedStateMachine):
     def let_time_pass(self, seconds: int) -> None:
         """Those who do not beat lose their leases, and do not know it."""
         for _ in range(seconds):
-            self._clock.advance(RECOVERY_TICK_US)
+            self._clock.advance(us(RECOVERY_TICK_US))
             self._engine.recover()
 
     @precondition(lambda self: self._leases)

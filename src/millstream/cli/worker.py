@@ -13,7 +13,7 @@ from millstream.app import App
 from millstream.cli.target import load_app
 from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.engines.local.worker_child import run_child
-from millstream.engines.local.worker_supervisor import EXIT_REFUSED, Supervisor
+from millstream.engines.local.worker_supervisor import CHILD_REFUSED, Supervisor
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.duration import duration_us
 from millstream.primitives.errors import MillstreamError
@@ -69,11 +69,15 @@ def worker(
             command, concurrency, SYSTEM_CLOCK, lambda line: click.echo(line, err=True)
         )
         sys.exit(supervisor.run())
-    run_child(_prepared(target, queues, burst=burst, lease=lease, quiet=quiet))
+    app, here = _prepared(target, queues, burst=burst, lease=lease, quiet=quiet)
+    with app:
+        run_child(here)
 
 
-def _prepared(target: str, queues: str | None, *, burst: bool, lease: str, quiet: bool) -> Worker:
-    """Return a worker that is ready to run; a child that cannot start says why and exits with EXIT_REFUSED."""
+def _prepared(
+    target: str, queues: str | None, *, burst: bool, lease: str, quiet: bool
+) -> tuple[App, Worker]:
+    """Return app and worker, ready to run; a child that cannot start says why and exits with CHILD_REFUSED."""
     try:
         app = load_app(target)
         settings = WorkerSettings(
@@ -81,14 +85,13 @@ def _prepared(target: str, queues: str | None, *, burst: bool, lease: str, quiet
         )
         # Each process spreads its retries by chance of its own.
         chance = Random(int.from_bytes(os.urandom(8)))
-        return Worker(app.tasks_engine, app.tasks, settings, chance=chance)
-    except Exception as error:
-        if quiet:
-            sys.exit(EXIT_REFUSED)
-        if isinstance(error, MillstreamError):
-            raise  # ``main`` shows it and exits with the same code.
-        traceback.print_exc()  # The module of the app raised: its author needs the traceback.
-        sys.exit(EXIT_REFUSED)
+        return app, Worker(app.tasks_engine, app.tasks, settings, chance=chance)
+    except Exception as error:  # noqa: BLE001 - importing the app runs its author's code
+        if isinstance(error, MillstreamError) and not quiet:
+            click.echo(f"{type(error).__name__}: {error}", err=True)
+        elif not quiet:
+            traceback.print_exc()  # The module of the app raised: its author needs the traceback.
+        sys.exit(CHILD_REFUSED)
 
 
 def queues_of(app: App, names: str | None) -> tuple[str, ...]:

@@ -30,8 +30,10 @@ from millstream.tasks.limits import (
     RESTART_LONGEST_US,
 )
 
+CHILD_REFUSED = 78
+"""What a child exits with that cannot start at all, because its app is not there (EX_CONFIG of sysexits.h)."""
 EXIT_REFUSED = 2
-"""What a child exits with that cannot start at all: its app is not there."""
+"""What the supervisor exits with then."""
 _MICROSECONDS = 1_000_000
 
 
@@ -79,8 +81,15 @@ class Supervisor:
             raise ConfigurationError(
                 f"{self.children} worker processes", expected=f"1 to {CHILDREN_MAX}"
             )
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
+        signals = (signal.SIGTERM, signal.SIGINT)
+        before = [signal.signal(number, self._on_signal) for number in signals]
+        try:
+            return self._keep_running()
+        finally:
+            for number, handler in zip(signals, before, strict=True):
+                signal.signal(number, handler)
+
+    def _keep_running(self) -> int:
         self._places = [_Place(number + 1) for number in range(self.children)]
         for place in self._places:
             self._start(place)
@@ -143,7 +152,7 @@ class Supervisor:
         lived_us = (self.clock.monotonic_s() - place.started_s) * _MICROSECONDS
         if event.code == 0 or self._stops:
             return 0
-        if event.code == EXIT_REFUSED and place.deaths == 0:
+        if event.code == CHILD_REFUSED and place.deaths == 0:
             return EXIT_REFUSED  # It has said why; starting it again would only repeat that.
         place.deaths = 1 if lived_us >= RESTART_FORGIVEN_US else place.deaths + 1
         delay_us = restart_delay_us(place.deaths)
