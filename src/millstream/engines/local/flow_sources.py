@@ -85,14 +85,17 @@ def file_source(pattern: str | Path, *, file_format: str | None = None) -> FileS
 
 
 def table_source(table: object) -> TableSource:
-    """Return a table in memory (pyarrow, Polars, pandas) as a source. Raises PlanError."""
+    """Return a table in memory (pyarrow, Polars, pandas, dicts) as a source. Raises PlanError."""
     try:
-        arrow = table if isinstance(table, pa.Table) else pa.table(table)
+        if isinstance(table, list):
+            arrow = pa.Table.from_pylist(table)
+        else:
+            arrow = table if isinstance(table, pa.Table) else pa.table(table)
     except (pa.ArrowInvalid, TypeError, ValueError) as error:
         raise PlanError(
             f"a {type(table).__name__} cannot be read as a table: {error}",
             where="read(…)",
-            expected="a topic, a path, or a pyarrow, Polars or pandas table",
+            expected="a topic, a path, a pyarrow, Polars or pandas table, or a list of dicts",
         ) from error
     return TableSource(arrow, widened_schema(arrow.schema))
 
