@@ -60,7 +60,9 @@ class SegmentWriter:
 
         Raises StoreFull or StoreReadOnly (what was written will be written over) or StoreStopped.
         """
-        placements = []
+        placements: list[Placement] = []
+        if not frames:
+            return placements
         with self._lock:
             try:
                 for frame in frames:
@@ -86,9 +88,7 @@ class SegmentWriter:
         store, directory = self._store, self._store.directory
         self._seal()
         [[segment_id]] = store.write(
-            lambda tx: tx.run(
-                "log/segment_insert", (self._partition_id, store.process, tx.now_us)
-            ),
+            lambda tx: tx.run("log/segment_insert", (self._partition_id, store.process, tx.now_us)),
             durability=Durability.PROCESS,
         )
         reach("append.segment_named")
@@ -179,7 +179,9 @@ class SegmentReader:
         self._files: OrderedDict[int, int] = OrderedDict()
         self._lock = threading.Lock()
 
-    def read(self, partition_id: int, segment_id: int, position: int, size_bytes: int) -> memoryview:
+    def read(
+        self, partition_id: int, segment_id: int, position: int, size_bytes: int
+    ) -> memoryview:
         """Return the bytes. Raises FileNotFoundError for a segment that retention removed, StoreCorrupt if short."""
         with self._lock:
             try:

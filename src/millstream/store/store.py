@@ -54,7 +54,9 @@ _open_stores: weakref.WeakSet[Store] = weakref.WeakSet()
 class Store:
     """One directory. Open it with ``Store.open``; use it as a context manager or call ``close``."""
 
-    def __init__(self, directory: Directory, durability: Durability, clock: Clock, disk: Disk) -> None:
+    def __init__(
+        self, directory: Directory, durability: Durability, clock: Clock, disk: Disk
+    ) -> None:
         """Use ``Store.open``."""
         self.directory = directory
         self.path = directory.root
@@ -202,9 +204,7 @@ class Store:
         ours = disk_error(error, where=where)
         return ours if isinstance(ours, (StoreFull, StoreReadOnly)) else self.stop(error, where)
 
-    def write(
-        self, work: Callable[[Transaction], T], *, durability: Durability | None = None
-    ) -> T:
+    def write(self, work: Callable[[Transaction], T], *, durability: Durability | None = None) -> T:
         """Run ``work`` in one transaction; return when it is committed, and with durability disk also synced.
 
         ``work`` must be short, do no I/O, and not use the store; another thread may run it, together with others'
@@ -291,6 +291,8 @@ class Store:
             if "committer" in self.__dict__ and self.committer.stopped is not None:
                 keep_log(self._writer, keep=True)
             self._writer.close()
+            if "_mark" in self.__dict__:
+                self._mark.forget_folded()
         if "_wal" in self.__dict__:
             os.close(self._wal)
         for name in ("_write_lock", "_sync_lock", "_liveness", "signals"):

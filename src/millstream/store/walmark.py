@@ -33,6 +33,7 @@ _BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 _MARK = struct.Struct("<8sQ")
 _NOTHING = (b"\0" * 8, 0)
 _HEADER_BYTES = 32
+_FRAME_HEADER_BYTES = 24
 _SALTS = slice(16, 24)
 _MAGICS = (0x377F0682, 0x377F0683)
 
@@ -97,6 +98,11 @@ class WalMark:
                 raise self._damaged(f"{expected} pages were committed, {max(pages, 0)} can be read")
         self._clear()
 
+    def forget_folded(self) -> None:
+        """After a clean close: a log that is gone was folded back whole, and a new empty one is no damage."""
+        if not self._wal.exists():
+            self._clear()
+
     def _synced(self) -> Mark:
         salts, pages = _MARK.unpack_from(self._signals.shared, _SYNCED)
         return (salts, pages)
@@ -106,8 +112,7 @@ class WalMark:
         _MARK.pack_into(self._signals.shared, _SYNCED, *_NOTHING)
 
     def _adopt_boot(self) -> None:
-        boot = _BOOT_FILE.read_bytes()[:_BOOT_BYTES] if _BOOT_FILE.exists() else b""
-        boot = boot.ljust(_BOOT_BYTES, b"\0")
+        boot = _boot()
         map_ = self._signals.shared
         if not boot.strip(b"\0") or map_[_BOOT : _BOOT + _BOOT_BYTES] != boot:
             _MARK.pack_into(map_, _COMMITTED, *_NOTHING)
@@ -122,6 +127,65 @@ class WalMark:
         )
 
 
+def _boot() -> bytes:
+    boot = _BOOT_FILE.read_bytes()[:_BOOT_BYTES] if _BOOT_FILE.exists() else b""
+    return boot.ljust(_BOOT_BYTES, b"\0")
+
+
+def damage_of_log(signals: Path, wal: Path) -> list[str]:
+    """Say in what the log falls short of the marks, without SQLite and without changing anything.
+
+    Other processes may write meanwhile: the log only grows, or begins anew with other salts.
+    """
+    try:
+        marks = signals.read_bytes()[_COMMITTED : _BOOT + _BOOT_BYTES]
+        content = wal.read_bytes()
+    except FileNotFoundError:
+        return []
+    if len(marks) < _BOOT + _BOOT_BYTES - _COMMITTED or not content:
+        return []
+    committed = _MARK.unpack_from(marks, 0)
+    synced = _MARK.unpack_from(marks, _SYNCED - _COMMITTED)
+    if marks[_BOOT - _COMMITTED :] != _boot():
+        committed = _NOTHING
+    if not _header_fits(content[:_HEADER_BYTES]):
+        held = max(committed[1], synced[1])
+        return [f"the log's header is damaged; it held {held} pages"] if held else []
+    pages = _readable_pages(content)
+    for salts, expected in (committed, synced):
+        if expected > pages and salts == content[_SALTS]:
+            return [f"{expected} pages were committed to the log, {pages} can be read"]
+    return []
+
+
+def _readable_pages(log: bytes) -> int:
+    """Return how many pages lie before the first whose checksum does not fit, up to the last commit among them."""
+    order = ">" if log[3] & 1 else "<"
+    page_bytes = int.from_bytes(log[8:12], "big")
+    sums = struct.unpack(">II", log[24:32])
+    position, pages, committed = _HEADER_BYTES, 0, 0
+    while position + _FRAME_HEADER_BYTES + page_bytes <= len(log):
+        head = log[position : position + _FRAME_HEADER_BYTES]
+        page = position + _FRAME_HEADER_BYTES
+        sums = _checksum(order, head[:8], sums)
+        sums = _checksum(order, log[page : page + page_bytes], sums)
+        if head[8:16] != log[_SALTS] or struct.unpack(">II", head[16:24]) != sums:
+            break
+        pages += 1
+        if head[4:8] != b"\0\0\0\0":
+            committed = pages
+        position = page + page_bytes
+    return committed
+
+
+def _checksum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]:
+    first, second = sums
+    for a, b in struct.iter_unpack(f"{order}II", data):
+        first = (first + a + second) & 0xFFFFFFFF
+        second = (second + b + first) & 0xFFFFFFFF
+    return first, second
+
+
 def _header_fits(header: bytes) -> bool:
     if len(header) < _HEADER_BYTES:
         return False
@@ -129,8 +193,4 @@ def _header_fits(header: bytes) -> bool:
     if magic not in _MAGICS:
         return False
     order = ">" if magic & 1 else "<"
-    first = second = 0
-    for a, b in struct.iter_unpack(f"{order}II", header[:24]):
-        first = (first + a + second) & 0xFFFFFFFF
-        second = (second + b + first) & 0xFFFFFFFF
-    return struct.unpack(">II", header[24:32]) == (first, second)
+    return struct.unpack(">II", header[24:32]) == _checksum(order, header[:24], (0, 0))

@@ -1,0 +1,1 @@
+SELECT 1 FROM frame WHERE partition_id = ? AND first_offset = ? AND segment_id = ?
