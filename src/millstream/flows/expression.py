@@ -173,7 +173,7 @@ class Expression:
         return Call("is_nan", self)
 
     def fill_null(self, value: Expression | LiteralValue) -> Expression:
-        """Return ``value`` where this is null."""
+        """Return ``value`` where this is null; elsewhere ``value`` cannot fail."""
         return FillNull(self, as_expression(value))
 
     def cast(self, kind: object) -> Expression:

@@ -22,7 +22,8 @@ PHASES = ("source_wait", "start_wait", "process", "publish")
 _STEPS = 16
 _STEP_BITS = 4
 _BUCKETS = _STEPS * 60
-_HEAD = struct.Struct("<BQQQqH")
+# The total has 128 bits: a third of a million waits of years, as of replayed history, pass 64.
+_HEAD = struct.Struct("<BQQQQqH")
 _CELL = struct.Struct("<HQ")
 _VERSION = 1
 
@@ -96,8 +97,9 @@ class Histogram:
 
     def to_bytes(self) -> bytes:
         """Return the stored form: a head, then (cell, count) pairs; little-endian."""
+        high, low = divmod(self.total_us, 1 << 64)
         head = _HEAD.pack(
-            _VERSION, self.count, self.skewed, self.total_us, self.max_us, len(self._cells)
+            _VERSION, self.count, self.skewed, high, low, self.max_us, len(self._cells)
         )
         return head + b"".join(_CELL.pack(cell, n) for cell, n in sorted(self._cells.items()))
 
@@ -116,9 +118,8 @@ class Histogram:
         return result
 
     def _load(self, data: bytes) -> None:
-        version, self.count, self.skewed, self.total_us, self.max_us, cells = _HEAD.unpack_from(
-            data
-        )
+        version, self.count, self.skewed, high, low, self.max_us, cells = _HEAD.unpack_from(data)
+        self.total_us = (high << 64) + low
         if version != _VERSION or len(data) != _HEAD.size + cells * _CELL.size:
             raise ValueError(version)
         self._cells = dict(_CELL.iter_unpack(data[_HEAD.size :]))

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow as pa
 
-from millstream.engines.local.flow_expression import column_of, dtype, truncated
+from millstream.engines.local.flow_expression import computed, dtype
 from millstream.flows.aggregate import Aggregate
+from millstream.flows.expression import Call, Column, Expression, Literal
 from millstream.flows.inference import infer
 from millstream.flows.kinds import DURATION, FLOAT, INTEGER
 from millstream.flows.plan import Aggregation
@@ -45,7 +46,8 @@ class GroupKernel:
         self.where = where
         self.keys = [name for name, _ in aggregation.keys]
         self.groups = [WINDOW_START, *self.keys] if self.window else self.keys
-        self._inputs = _inputs(aggregation, schema)
+        self._inputs = _inputs(aggregation)
+        self._schema = schema
         self._names = [name for name, _ in aggregation.aggregates]
         self._kernels = [
             _kernel(aggregate, index, schema)
@@ -57,7 +59,7 @@ class GroupKernel:
         parts = {ROWS: pl.len().cast(pl.Int64)}
         for kernel in self._kernels:
             parts |= kernel.partial
-        return _grouped(rows.select(self._inputs), self.groups, parts)
+        return _grouped(computed(rows, self._inputs, self._schema), self.groups, parts)
 
     def merge(self, states: pl.LazyFrame) -> pl.LazyFrame:
         """Return the state of all rows that went into ``states``."""
@@ -88,19 +90,19 @@ class GroupKernel:
         return frame.sort(order, nulls_last=False) if order else frame
 
 
-def _inputs(aggregation: Aggregation, schema: pa.Schema) -> list[pl.Expr]:
-    columns = []
+def _inputs(aggregation: Aggregation) -> list[tuple[str, Expression]]:
+    columns: list[tuple[str, Expression]] = []
     if aggregation.window is not None:
-        start = truncated(pl.col(aggregation.window.on), aggregation.window.windows.size_us)
-        columns.append(start.alias(WINDOW_START))
-    columns += [column_of(key, schema).alias(name) for name, key in aggregation.keys]
+        on = Column(aggregation.window.on)
+        columns.append((WINDOW_START, Call("truncate", on, (aggregation.window.windows.size_us,))))
+    columns += aggregation.keys
     for index, (_, aggregate) in enumerate(aggregation.aggregates):
         if aggregate.of is not None:
-            columns.append(column_of(aggregate.of, schema).alias(_of(index)))
+            columns.append((_of(index), aggregate.of))
         if aggregate.by is not None:
-            columns.append(column_of(aggregate.by, schema).alias(_by(index)))
+            columns.append((_by(index), aggregate.by))
     # Counting needs the height of a frame, which a frame without columns does not have.
-    return columns or [pl.int_range(pl.len()).alias(_of(0))]
+    return columns or [(_of(0), Literal(0))]
 
 
 def _grouped(frame: pl.LazyFrame, groups: list[str], parts: dict[str, pl.Expr]) -> pl.LazyFrame:

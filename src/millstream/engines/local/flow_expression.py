@@ -7,7 +7,7 @@ here and nowhere else:
     integers beyond 64 bits are an error     wrap around
     x / 0 is null                            infinite
     float // and % as Python's               rounds the quotient first
-    a branch not taken cannot fail           all branches are computed for all rows
+    what is not needed cannot fail           all branches are computed for all rows
 """
 
 from __future__ import annotations
@@ -74,13 +74,22 @@ def compiled(expression: Expression, schema: pa.Schema) -> pl.Expr:
     return _Compiler(schema).compile(expression)
 
 
-def column_of(expression: Expression, schema: pa.Schema) -> pl.Expr:
-    """Return the Polars expression with a value for each row, also where it is constant."""
-    result = compiled(expression, schema)
-    if columns_of(expression):
-        return result
-    rows = pl.int_range(pl.len(), dtype=pl.Int64)
-    return pl.when(rows >= 0).then(result)
+def computed(
+    frame: pl.LazyFrame,
+    columns: Sequence[tuple[str, Expression]],
+    schema: pa.Schema,
+    *,
+    carried: Sequence[str] = (),
+) -> pl.LazyFrame:
+    """Return exactly these columns (and the ``carried`` ones), each with a value for each row.
+
+    Polars' ``select`` gives one row for what is constant, or becomes so when it is optimized;
+    ``with_columns`` never does.
+    """
+    temporary = [f"__ms_c{index}" for index in range(len(columns))]
+    added = [compiled(e, schema).alias(t) for t, (_, e) in zip(temporary, columns, strict=True)]
+    renamed = [pl.col(t).alias(name) for t, (name, _) in zip(temporary, columns, strict=True)]
+    return frame.with_columns(added).select([*renamed, *carried])
 
 
 def can_fail(expression: Expression, schema: pa.Schema) -> bool:
@@ -110,15 +119,21 @@ class _Compiler:
                 column = pl.col(name)
                 return column if self.mask is None else pl.when(self.mask).then(column)
             case Literal(value=value):
-                return pl.lit(value, dtype=dtype(self.kind(expression)))
+                constant = pl.lit(value, dtype=dtype(self.kind(expression)))
+                return constant if self.mask is None else pl.when(self.mask).then(constant)
             case Binary():
                 return self.binary(expression)
             case Call():
                 return self.call(expression)
             case FillNull(operand=operand, value=value):
                 common = dtype(self.kind(expression))
-                filled = self.compile(operand).cast(common)
-                return filled.fill_null(self.compile(value).cast(common))
+                first = self.compile(operand).cast(common)
+                needed = first.is_null() if self.mask is None else self.mask & first.is_null()
+                second = self.masked(needed, value).compile(value).cast(common)
+                if columns_of(operand):
+                    return first.fill_null(second)
+                # Polars gives a constant that is filled from a column another length.
+                return pl.when(first.is_not_null()).then(first).otherwise(second)
             case Cast():
                 return self.cast(expression)
             case Conditional():

@@ -8,7 +8,7 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
-from millstream.engines.local.flow_expression import can_fail, column_of, compiled, dtype
+from millstream.engines.local.flow_expression import can_fail, compiled, computed, dtype
 from millstream.flows.plan import Filter, Join, MapBatches, Select, Step, WithColumns
 from millstream.primitives.errors import MillstreamError, StepError
 from millstream.primitives.schema import describe
@@ -110,8 +110,7 @@ class StepRunner:
             case WithColumns(columns=columns):
                 return frame.with_columns([compiled(e, schema).alias(name) for name, e in columns])
             case Select(columns=columns):
-                chosen = [column_of(e, schema).alias(name) for name, e in columns]
-                return frame.select([*chosen, *self.carried])
+                return computed(frame, columns, schema, carried=self.carried)
             case Join():
                 return frame.join(
                     self._tables[id(step)].lazy(),
