@@ -35,7 +35,9 @@ from millstream.primitives.telemetry import reach
 APPLICATION_ID: Final = 0x4D53544D  # "MSTM"
 CHECKSUM_VFS: Final = "cksmvfs"
 RESERVED_BYTES: Final = 8
-_HEAD_BYTES: Final = 105  # the file's head, and that of its first page up to the number of its cells
+_HEAD_BYTES: Final = (
+    105  # the file's head, and that of its first page up to the number of its cells
+)
 _IOERR_DATA: Final = 8458  # a page's checksum does not fit
 _MIGRATION = re.compile(r"(\d{4})_.*\.sql")
 

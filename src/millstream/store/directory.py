@@ -1,10 +1,10 @@
 """Where things lie in a store's directory, and how a directory is recognized.
 
-    shop.mill/
-      MILLSTREAM            one line: what this is, and the format version it was made with
-      catalog.db (-wal,-shm) the SQL catalog
-      segments/PPPPPPPP/SSSSSSSSSSSSSSSS.frames   frames of one partition, written by one process
-      run/                  locks and wake-ups of the processes that are alive; nothing durable
+shop.mill/
+  MILLSTREAM            one line: what this is, and the format version it was made with
+  catalog.db (-wal,-shm) the SQL catalog
+  segments/PPPPPPPP/SSSSSSSSSSSSSSSS.frames   frames of one partition, written by one process
+  run/                  locks and wake-ups of the processes that are alive; nothing durable
 """
 
 from __future__ import annotations
@@ -98,7 +98,9 @@ def _refuse_foreign(directory: Directory, *, create: bool) -> None:
     root = directory.root
     hint = "give the path of a store, or a new path to make one"
     if root.exists() and not root.is_dir():
-        raise NotAStore("the path is a file", where=str(root), expected="a directory", next_step=hint)
+        raise NotAStore(
+            "the path is a file", where=str(root), expected="a directory", next_step=hint
+        )
     if not root.exists():
         if create:
             return

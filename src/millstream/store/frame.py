@@ -130,9 +130,20 @@ def decode_frame(
     """Return the frame in ``data``, or raise StoreCorrupt if any byte is not as it was committed."""
     if len(data) < HEAD_BYTES:
         raise _corrupt(where, f"{len(data)} bytes are no frame")
-    (magic, encoding, flags, _, schema_id, n, size, runs_count, position, length, partition, crc) = (
-        _HEAD.unpack_from(data)
-    )
+    (
+        magic,
+        encoding,
+        flags,
+        _,
+        schema_id,
+        n,
+        size,
+        runs_count,
+        position,
+        length,
+        partition,
+        crc,
+    ) = _HEAD.unpack_from(data)
     if magic != MAGIC or size != len(data) or crc != checksum:
         raise _corrupt(where, "the head is not the one that was committed")
     actual = crc32c.crc32c(data[HEAD_BYTES:], crc32c.crc32c(data[:_CRC_POSITION]))

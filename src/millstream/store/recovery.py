@@ -92,9 +92,7 @@ def remove_unknown_files(store: Store) -> int:
             store.directory.segment(partition_id, segment_id)
             for segment_id, partition_id, _ in snapshot.run("log/segments_all")
         }
-    unknown = [
-        path for path in store.directory.segments.glob("*/*.frames") if path not in known
-    ]
+    unknown = [path for path in store.directory.segments.glob("*/*.frames") if path not in known]
     if unknown:
         _settle(store)
     for path in unknown:

@@ -215,5 +215,7 @@ class Committer:
             raise  # the whole transaction is at stake
         except Exception as error:  # noqa: BLE001 - it reaches the caller of this work
             connection.execute("ROLLBACK TO work")
-            entry.error = from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
+            entry.error = (
+                from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
+            )
         connection.execute("RELEASE work")

@@ -329,7 +329,11 @@ class TaskDeliverySuite:
         engine.enqueue([message("kept"), message("dropped"), message("failed")])
         lease = engine.join(["default"], lease_us=LEASE_US)
         kept, dropped, failed = claim(engine, lease)
-        done: list[Completion] = [succeeded(kept), succeeded(dropped, ttl_us=0), raised(failed, retry_delay_us=None)]
+        done: list[Completion] = [
+            succeeded(kept),
+            succeeded(dropped, ttl_us=0),
+            raised(failed, retry_delay_us=None),
+        ]
         assert finish(engine, lease, done) == 0
         assert engine.status("dropped") is None
         assert engine.status("kept") is not None

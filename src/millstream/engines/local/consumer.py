@@ -304,6 +304,7 @@ def read_lag(store: Store, info: TopicInfo, group_id: int) -> list[PartitionLag]
     result = []
     for partition_id, number, first, end, _ in ends:
         position = positions.get(partition_id)
-        result.append(PartitionLag(number, max(first, position if position is not None else first), end))
+        result.append(
+            PartitionLag(number, max(first, position if position is not None else first), end)
+        )
     return result
-

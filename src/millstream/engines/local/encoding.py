@@ -100,9 +100,7 @@ class TopicEncoder:
             # Arrow splits what is too much for one frame, and says which column holds text that is none.
             return self._encode_dicts(events, now_us, partition)
 
-    def _rows_parts(
-        self, rows: list[list[Any]], now_us: int, partition: int | None
-    ) -> list[Part]:
+    def _rows_parts(self, rows: list[list[Any]], now_us: int, partition: int | None) -> list[Part]:
         if partition is None and self._info.partitions == 1:
             partition = 0
         if len(rows) == 1 or partition is not None:
@@ -205,10 +203,10 @@ class TopicEncoder:
                 start += count
         return result
 
-    def _arrow_frames(
-        self, batch: pa.RecordBatch, number: int, now_us: int
-    ) -> list[EncodedFrame]:
-        if batch.num_rows > FRAME_EVENTS_MAX or (batch.nbytes > _FRAME_BYTES and batch.num_rows > 1):
+    def _arrow_frames(self, batch: pa.RecordBatch, number: int, now_us: int) -> list[EncodedFrame]:
+        if batch.num_rows > FRAME_EVENTS_MAX or (
+            batch.nbytes > _FRAME_BYTES and batch.num_rows > 1
+        ):
             middle = batch.num_rows // 2
             return [
                 *self._arrow_frames(batch.slice(0, middle), number, now_us),
@@ -260,7 +258,9 @@ def decode_rows(payloads: Sequence[memoryview], schema: pa.Schema, *, where: str
     except msgspec.MsgspecError as error:
         raise SchemaError(f"stored rows cannot be read: {error}", where=where) from error
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
-    arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+    arrays = [
+        pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 

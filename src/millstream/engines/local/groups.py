@@ -78,7 +78,9 @@ class Membership:
         targets = assign(members, [row[0] for row in rows], current)
         for partition_id, _, _, target, _ in rows:
             if targets[partition_id] != target:
-                tx.run("log/group_partition_target", (targets[partition_id], group_id, partition_id))
+                tx.run(
+                    "log/group_partition_target", (targets[partition_id], group_id, partition_id)
+                )
         tx.run("log/group_bump", (group_id,))
         tx.wake(f"group:{group_id}")
         reach("group.rebalance_before_commit")

@@ -126,9 +126,7 @@ class Reader:
                 checksum=row[_CRC],
                 where=f"topic {info.name!r}, partition {partition}, offset {row[_FIRST]}",
             )
-            if waiting and (
-                frame.encoding != ROWS or frame.schema_id != waiting[0][1].schema_id
-            ):
+            if waiting and (frame.encoding != ROWS or frame.schema_id != waiting[0][1].schema_id):
                 chunks.append(self._rows_chunk(info, waiting))
                 waiting = []
             if frame.encoding == ROWS:
@@ -139,9 +137,7 @@ class Reader:
             chunks.append(self._rows_chunk(info, waiting))
         return chunks
 
-    def _bytes_of(
-        self, partition_id: int, rows: Sequence[Row]
-    ) -> list[tuple[Row, memoryview]]:
+    def _bytes_of(self, partition_id: int, rows: Sequence[Row]) -> list[tuple[Row, memoryview]]:
         """Return each frame's bytes; frames that lie behind each other are read at once."""
         result: list[tuple[Row, memoryview]] = []
         index = 0
@@ -179,8 +175,12 @@ class Reader:
         first, last = frames[0][0], frames[-1][0]
         runs = tuple(run for _, frame in frames for run in frame.runs)
         consecutive = data.num_rows == last[_NEXT] - first[_FIRST]
-        listed = None if consecutive else np.concatenate(
-            [np.arange(row[_FIRST], row[_NEXT], dtype=np.int64) for row, _ in frames]
+        listed = (
+            None
+            if consecutive
+            else np.concatenate(
+                [np.arange(row[_FIRST], row[_NEXT], dtype=np.int64) for row, _ in frames]
+            )
         )
         return Chunk(_widened(data, info), first[_FIRST], last[_NEXT], listed, runs)
 
@@ -195,13 +195,16 @@ class Reader:
         if batch is None:
             return int(rows[0][0])
         chunk = batch.chunks[0]
-        index = int(np.argmax(chunk.appended_us >= at_us)) if (chunk.appended_us >= at_us).any() else 0
+        index = (
+            int(np.argmax(chunk.appended_us >= at_us)) if (chunk.appended_us >= at_us).any() else 0
+        )
         return int(chunk.offsets[index])
 
 
 def _follows(before: Row, after: Row) -> bool:
     return bool(
-        after[_SEGMENT] == before[_SEGMENT] and after[_POSITION] == before[_POSITION] + before[_SIZE]
+        after[_SEGMENT] == before[_SEGMENT]
+        and after[_POSITION] == before[_POSITION] + before[_SIZE]
     )
 
 

@@ -244,7 +244,9 @@ class Upkeep:
         if keep is None:
             return
         replacements = [
-            self._join(info, partition.id, self._reader.chunks(info, number, group), len(group), keep)
+            self._join(
+                info, partition.id, self._reader.chunks(info, number, group), len(group), keep
+            )
             for group in _groups(rows)
         ]
         self._replace(
@@ -259,12 +261,16 @@ class Upkeep:
         last: pa.Table | None = None
         keyless: list[pa.Array] = []
         for group in _groups(rows):
-            parts = [_keys_of(chunk, info.key) for chunk in self._reader.chunks(info, number, group)]
+            parts = [
+                _keys_of(chunk, info.key) for chunk in self._reader.chunks(info, number, group)
+            ]
             keyless += [_offsets_without_key(part) for part in parts]
             joined = pa.concat_tables([*([last] if last is not None else []), *parts])
-            last = joined.group_by("key", use_threads=False).aggregate(
-                [("offset", "max")]
-            ).rename_columns(["key", "offset"])
+            last = (
+                joined.group_by("key", use_threads=False)
+                .aggregate([("offset", "max")])
+                .rename_columns(["key", "offset"])
+            )
             if last.num_rows > COMPACTION_KEYS_MAX:
                 return None
         if last is None:
@@ -307,9 +313,7 @@ def _swap(
     tx: Transaction, partition_id: int, new: _Replacement, placement: Placement | None
 ) -> int:
     """Put a frame in the place of others; return by how many bytes the partition grew. Raises Changed."""
-    deleted = tx.run(
-        "log/frames_delete_range", (partition_id, new.first_offset, new.next_offset)
-    )
+    deleted = tx.run("log/frames_delete_range", (partition_id, new.first_offset, new.next_offset))
     if len(deleted) != new.old_frames:
         raise Changed
     grown = -sum(int(row[0]) for row in deleted)
