@@ -154,8 +154,10 @@ def missing_column(field: pa.Field, *, where: str) -> SchemaError:
 
 
 def _refuse_nulls(data: pa.RecordBatch | pa.Table, schema: pa.Schema, *, where: str) -> None:
-    for index, field in enumerate(schema):
-        if not field.nullable and data.column(index).null_count:
+    # Nulls first: to count them is cheaper than to ask the schema for a field.
+    for index, column in enumerate(data.columns):
+        if column.null_count and not schema.field(index).nullable:
+            field = schema.field(index)
             raise SchemaError(
                 f"column {field.name!r} holds a null",
                 where=where,

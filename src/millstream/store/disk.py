@@ -36,6 +36,9 @@ class Disk(Protocol):
     def read(self, descriptor: int, length: int, position: int) -> bytes:
         """Return up to ``length`` bytes from ``position`` on."""
 
+    def read_into(self, descriptor: int, target: memoryview, position: int) -> int:
+        """Fill ``target`` from ``position`` on, and return how many bytes there were."""
+
     def sync(self, descriptor: int) -> None:
         """Return when the file's data has reached the disk."""
 
@@ -84,6 +87,16 @@ class RealDisk:
             data += more
         return data
 
+    def read_into(self, descriptor: int, target: memoryview, position: int) -> int:
+        """Fill ``target`` without a copy in between; fewer bytes only at the end of the file."""
+        done = 0
+        while done < len(target):
+            count = _read_at_into(descriptor, target[done:], position + done)
+            if not count:
+                break
+            done += count
+        return done
+
     def sync(self, descriptor: int) -> None:
         """Force the data, and the length if it changed, to the disk."""
         if sys.platform == "darwin":
@@ -126,6 +139,14 @@ def _read_at(descriptor: int, length: int, position: int) -> bytes:
         return os.pread(descriptor, length, position)
     os.lseek(descriptor, position, os.SEEK_SET)
     return os.read(descriptor, length)
+
+
+def _read_at_into(descriptor: int, target: memoryview, position: int) -> int:
+    if hasattr(os, "preadv"):
+        return os.preadv(descriptor, [target], position)
+    data = _read_at(descriptor, len(target), position)
+    target[: len(data)] = data
+    return len(data)
 
 
 def disk_error(error: OSError, *, where: Path | str) -> StoreFull | StoreReadOnly | StoreStopped:

@@ -95,8 +95,8 @@ def encode_frame(
     head_rest = b"".join([_RUN.pack(us, n, 0) for us, n in runs])
     if relative_offsets is not None:
         head_rest += relative_offsets.astype("<i8").tobytes()
-    payload_position = _aligned(HEAD_BYTES + len(head_rest))
-    head_rest += _ZEROS[: payload_position - HEAD_BYTES - len(head_rest)]
+    head_rest += _ZEROS[: -(HEAD_BYTES + len(head_rest)) % _ALIGN]
+    payload_position = HEAD_BYTES + len(head_rest)
     payload_bytes = len(payload)
     tail = _ZEROS[: -payload_bytes % 8]
     size = payload_position + payload_bytes + len(tail)
@@ -114,14 +114,16 @@ def encode_frame(
         partition_id,
         0,
     )
-    checksum = crc32c.crc32c(head[:_CRC_POSITION])
-    for part in (head_rest, payload, tail):
-        checksum = crc32c.crc32c(part, checksum)
-    head = head[:_CRC_POSITION] + _CRC.pack(checksum)
-    buffers = (head + head_rest, payload, tail) if tail else (head + head_rest, payload)
+    checksum = crc32c.crc32c(head_rest, crc32c.crc32c(head[:_CRC_POSITION]))
+    checksum = crc32c.crc32c(payload, checksum)
+    if tail:
+        checksum = crc32c.crc32c(tail, checksum)
+    start = head[:_CRC_POSITION] + _CRC.pack(checksum) + head_rest
+    buffers = (start, payload, tail) if tail else (start, payload)
     # Not the first and the last run: clocks go back, and processes commit in another order than they read theirs.
-    times = [us for us, _ in runs]
-    return EncodedFrame(buffers, size, rows, checksum, min(times), max(times))
+    first_us = min(us for us, _ in runs) if len(runs) > 1 else runs[0][0]
+    last_us = max(us for us, _ in runs) if len(runs) > 1 else first_us
+    return EncodedFrame(buffers, size, rows, checksum, first_us, last_us)
 
 
 def decode_frame(
@@ -169,7 +171,3 @@ def _corrupt(where: str, found: str) -> StoreCorrupt:
         expected="the bytes that were committed",
         next_step="run `millstream check` on the store, and restore a copy",
     )
-
-
-def _aligned(position: int) -> int:
-    return -(-position // _ALIGN) * _ALIGN

@@ -19,6 +19,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
+import pyarrow as pa
+
 from millstream.primitives.durability import Durability
 from millstream.primitives.errors import MillstreamError, StoreCorrupt
 from millstream.primitives.limits import SEGMENT_BYTES_MAX
@@ -183,23 +185,25 @@ class SegmentReader:
         self, partition_id: int, segment_id: int, position: int, size_bytes: int
     ) -> memoryview:
         """Return the bytes. Raises FileNotFoundError for a segment that retention removed, StoreCorrupt if short."""
+        # From Arrow's pool: it keeps pages that were touched before, and fresh ones cost as much as the whole read.
+        data = memoryview(pa.allocate_buffer(size_bytes))
         with self._lock:
             try:
                 descriptor = self._open(partition_id, segment_id)
-                data = self._store.disk.read(descriptor, size_bytes, position)
+                found_bytes = self._store.disk.read_into(descriptor, data, position)
             except FileNotFoundError:
                 raise
             except OSError as error:
                 path = self._store.directory.segment(partition_id, segment_id)
                 raise disk_error(error, where=path) from error
-        if len(data) < size_bytes:
+        if found_bytes < size_bytes:
             raise StoreCorrupt(
-                f"a segment ends {size_bytes - len(data)} bytes early",
+                f"a segment ends {size_bytes - found_bytes} bytes early",
                 where=str(self._store.directory.segment(partition_id, segment_id)),
                 expected=f"at least {position + size_bytes} bytes",
                 next_step="run `millstream check` on the store, and restore a copy",
             )
-        return memoryview(data)
+        return data
 
     def _open(self, partition_id: int, segment_id: int) -> int:
         descriptor = self._files.get(segment_id)

@@ -118,6 +118,11 @@ class FaultyDisk(RealDisk):
         self._call("read", self._paths.get(descriptor, "segment"))
         return super().read(descriptor, length, position)
 
+    def read_into(self, descriptor: int, target: memoryview, position: int) -> int:
+        """Read, or fail."""
+        self._call("read", self._paths.get(descriptor, "segment"))
+        return super().read_into(descriptor, target, position)
+
     def sync(self, descriptor: int) -> None:
         """Sync, or fail."""
         self._call("sync", self._paths.get(descriptor, ""))

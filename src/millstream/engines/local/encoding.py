@@ -12,7 +12,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import msgspec
 import numpy as np
@@ -25,10 +25,8 @@ from millstream.primitives.limits import EVENT_BYTES_MAX, FRAME_EVENTS_MAX, ROWS
 from millstream.primitives.schema import TIMESTAMP, conform, describe, rows_to_batch
 from millstream.store.frame import ARROW, ROWS, EncodedFrame, encode_frame
 
-if TYPE_CHECKING:
-    pass
-
 _FRAME_BYTES: Final = 16 * 1024 * 1024
+_ROWS_SURELY_FEW: Final = 8_192
 _INT64_MAX: Final = 2**63 - 1
 
 Event = Mapping[str, Any]
@@ -204,23 +202,34 @@ class TopicEncoder:
         return result
 
     def _arrow_frames(self, batch: pa.RecordBatch, number: int, now_us: int) -> list[EncodedFrame]:
-        if batch.num_rows > FRAME_EVENTS_MAX or (
-            batch.nbytes > _FRAME_BYTES and batch.num_rows > 1
-        ):
-            middle = batch.num_rows // 2
-            return [
-                *self._arrow_frames(batch.slice(0, middle), number, now_us),
-                *self._arrow_frames(batch.slice(middle), number, now_us),
-            ]
-        if batch.nbytes > EVENT_BYTES_MAX:
-            raise self._too_large(batch.nbytes)
-        frame = encode_arrow(
-            batch,
+        rows = batch.num_rows
+        large = rows > FRAME_EVENTS_MAX or (rows > _ROWS_SURELY_FEW and batch.nbytes > _FRAME_BYTES)
+        if not large:
+            # The size of the message is there anyway; asking the columns for theirs costs more than the copy.
+            payload = memoryview(batch.serialize())
+            if len(payload) <= _FRAME_BYTES:
+                return [self._arrow_frame(payload, rows, number, now_us)]
+            if rows == 1:
+                if batch.nbytes > EVENT_BYTES_MAX:
+                    raise self._too_large(batch.nbytes)
+                return [self._arrow_frame(payload, rows, number, now_us)]
+        middle = rows // 2
+        return [
+            *self._arrow_frames(batch.slice(0, middle), number, now_us),
+            *self._arrow_frames(batch.slice(middle), number, now_us),
+        ]
+
+    def _arrow_frame(
+        self, payload: memoryview, rows: int, number: int, now_us: int
+    ) -> EncodedFrame:
+        return encode_frame(
+            payload,
+            encoding=ARROW,
             schema_id=self._info.schema_id,
             partition_id=self._info.partition_ids[number],
-            runs=((now_us, batch.num_rows),),
+            rows=rows,
+            runs=((now_us, rows),),
         )
-        return [frame]
 
     def _too_large(self, size_bytes: int) -> EventTooLarge:
         return EventTooLarge(
