@@ -9,13 +9,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import PurePath
 from types import TracebackType
 from typing import Any, Self
 
-from millstream.engines.local.delays import read_delays
-from millstream.engines.local.flows import LocalFlows
+from millstream.engines.local.embedded import Embedded
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.registry import engine_of
@@ -24,26 +22,11 @@ from millstream.log.definition import topic_spec
 from millstream.log.topic import Topic, TopicTransaction
 from millstream.primitives.clock import SYSTEM_CLOCK, Clock
 from millstream.primitives.durability import Durability, durability_of
-from millstream.primitives.duration import Duration, duration_us
+from millstream.primitives.duration import Duration
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
-from millstream.store import Store
 from millstream.tasks.task import TaskRegistry
-
-
-@dataclass(frozen=True, slots=True)
-class _Engines:
-    """What is open in this process."""
-
-    store: Store
-    log: LocalLog
-    tasks: LocalTasks
-    flows: LocalFlows
-
-    def close(self) -> None:
-        self.log.close()
-        self.store.close()
 
 
 class App:
@@ -77,29 +60,22 @@ class App:
             engine_of(contract, url)
         self._clock = clock
         self._lock = threading.Lock()
-        self._open: _Engines | None = None
+        self._open: Embedded | None = None
         self.tasks = TaskRegistry(engine=lambda: self.tasks_engine)
         """The tasks that were declared, by name."""
         self.task = self.tasks.task
         """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
 
-    def _engines(self) -> _Engines:
+    def _engines(self) -> Embedded:
         engines = self._open
-        if engines is None or engines.store.closed:
+        if engines is None or engines.closed:
             with self._lock:
                 engines = self._open
-                if engines is None or engines.store.closed:
-                    engines = self._open = self._start()
+                if engines is None or engines.closed:
+                    engines = self._open = Embedded.open(
+                        self.store_path, durability=self.durability, clock=self._clock
+                    )
         return engines
-
-    def _start(self) -> _Engines:
-        store = Store.open(self.store_path, durability=self.durability, clock=self._clock)
-        try:
-            log = LocalLog(store)
-            return _Engines(store, log, LocalTasks(store), LocalFlows(log))
-        except BaseException:
-            store.close()
-            raise
 
     @property
     def log_engine(self) -> LocalLog:
@@ -168,15 +144,13 @@ class App:
 
         With ``since`` only those of the last so much time.
         """
-        store = self._engines().store
-        since_us = 0 if since is None else store.clock.now_us() - duration_us(since)
-        return read_delays(store, since_us=since_us)
+        return self._engines().delays(since=since)
 
     def close(self) -> None:
         """Leave groups, stop background work and close the store. The next use opens it again."""
         with self._lock:
             engines, self._open = self._open, None
-        if engines is not None and not engines.store.closed:
+        if engines is not None:
             engines.close()
 
     def __enter__(self) -> Self:

@@ -36,6 +36,7 @@ _SUCCEEDED = follow(_RUNNING, TaskEvent.SUCCEED)
 _RETRIED = follow(_RUNNING, TaskEvent.RETRY)
 _GIVEN_UP = follow(_RUNNING, TaskEvent.FAIL)
 _HANDED_BACK = follow(_RUNNING, TaskEvent.HAND_BACK)
+_DUE = ((TaskState.SCHEDULED, "tasks/due_scheduled"), (TaskState.RETRYING, "tasks/due_retrying"))
 
 
 def queue_channel(queue: str) -> str:
@@ -151,13 +152,13 @@ def claim(tx: Transaction, lease: Lease, want: int) -> tuple[bool, tuple[Claimed
 
 def _make_due(tx: Transaction) -> None:
     """Queue what was waiting for a time that has come."""
-    for before in (TaskState.SCHEDULED, TaskState.RETRYING):
+    for before, name in _DUE:
         params = {
             "state": follow(before, TaskEvent.DUE),
             "now_us": tx.now_us,
             "tasks_max": DUE_TASKS_MAX,
         }
-        tx.run(f"tasks/due_{before}", params)
+        tx.run(name, params)
 
 
 def _claimed(row: Row) -> Claimed:

@@ -1,1 +1,0 @@
-SELECT id, generation FROM consumer_group WHERE name = ? AND topic_id = ?
