@@ -186,6 +186,8 @@ class Store:
         self.duty = Duty(self)
 
     def _sync_wal(self) -> None:
+        # A sync is never tried again after one that failed: the kernel reports the failure once, and forgets the pages.
+        self.committer.refuse_stopped()
         synced = self._mark.current()
         try:
             self.disk.sync(self._wal)

@@ -1,24 +1,25 @@
 """The one commit point, shared by threads.
 
-``Committer.submit(work)`` runs ``work`` inside an immediate SQLite transaction. The first thread to come leads: it
-takes the works of all who wait, runs each in a savepoint of its own, commits once, and lets the others return. With
-durability ``disk`` each then waits for a sync that started after the commit, shared again (``sync.py``).
+``Committer.submit(work)`` runs ``work`` inside an immediate SQLite transaction. A thread that finds nobody at work
+leads: it takes the works of all who wait, runs each in a savepoint of its own, and commits once. It passes the lead on
+before it syncs (``sync.py``), so that the next group commits meanwhile, and wakes its followers after it, each once.
 
 A kill before COMMIT: nothing happened. Between COMMIT and the sync: it happened, unacknowledged, and is lost only if
-power fails. An error in one work undoes that work alone.
+power fails. An error in one work undoes that work alone. A leader that is interrupted (``KeyboardInterrupt``) leaves
+the works of the others to the next.
 """
 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Generic, TypeVar
 
 import apsw
 
 from millstream.primitives.clock import Clock
 from millstream.primitives.errors import MillstreamError, StoreStopped
-from millstream.primitives.limits import GROUP_COMMIT_WORKS_MAX
+from millstream.primitives.limits import GROUP_COMMIT_GATHER_S, GROUP_COMMIT_WORKS_MAX
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Parameters, Row, from_sqlite, statement
 from millstream.store.locks import FileLock
@@ -68,14 +69,31 @@ class Transaction(Snapshot):
 
 
 class _Work(Generic[T]):
-    __slots__ = ("done", "error", "result", "ticket", "work")
+    """One work on its way through a group."""
 
-    def __init__(self, work: Callable[[Transaction], T]) -> None:
+    __slots__ = (
+        "abandoned",
+        "done",
+        "error",
+        "leads",
+        "result",
+        "ticket",
+        "to_disk",
+        "turn",
+        "work",
+    )
+
+    def __init__(self, work: Callable[[Transaction], T], *, to_disk: bool) -> None:
         self.work = work
+        self.to_disk = to_disk
         self.done = False
+        self.leads = False
+        self.abandoned = False
         self.result: T | None = None
         self.error: BaseException | None = None
         self.ticket = 0
+        self.turn: threading.Lock | None = None
+        """Held until this work is done, or its thread shall lead; None while nobody waits for it."""
 
 
 class Committer:
@@ -100,22 +118,28 @@ class Committer:
         self._clock = clock
         self._committed = committed
         self._where = where
-        self._leader = threading.Lock()
+        self._connection_lock = threading.Lock()
         self._leading: int | None = None
+        self._mutex = threading.Lock()
         self._queue: list[_Work[Any]] = []
-        self._queue_lock = threading.Lock()
+        self._led = False
+        self._last_group = 1
+        self._committed_group: list[_Work[Any]] | None = None
+        self._gathering: threading.Lock | None = None
         self._stopped: MillstreamError | None = None
 
     def submit(self, work: Callable[[Transaction], T], *, to_disk: bool) -> T:
         """Run ``work`` in a transaction and return its result when it is as durable as asked."""
         if self._leading == threading.get_ident():
             raise RuntimeError("a transaction cannot be started inside another one")
-        entry = _Work(work)
-        with self._queue_lock:
-            self._queue.append(entry)
-        with self._leader:
-            while not entry.done:
-                self._lead()
+        entry = _Work(work, to_disk=to_disk)
+        try:
+            self._await_turn(entry)
+            if entry.leads:
+                self._lead(entry)
+        except BaseException:
+            self._abandon(entry)
+            raise
         if entry.error is not None:
             raise entry.error
         if to_disk:
@@ -136,7 +160,7 @@ class Committer:
 
     def exclusive(self, work: Callable[[apsw.Connection], T]) -> T:
         """Run ``work`` on the connection while no process writes and outside a transaction (checkpoints)."""
-        with self._leader, self._lock:
+        with self._connection_lock, self._lock:
             self.refuse_stopped()
             return work(self._connection)
 
@@ -145,23 +169,110 @@ class Committer:
         if self._stopped is not None:
             raise self._refusal()
 
-    def _lead(self) -> None:
-        with self._queue_lock:
-            works = self._queue[:GROUP_COMMIT_WORKS_MAX]
-            del self._queue[:GROUP_COMMIT_WORKS_MAX]
-        self._leading = threading.get_ident()
+    def _await_turn(self, entry: _Work[Any]) -> None:
+        """Queue, and return when the work is done or its thread shall lead."""
+        with self._mutex:
+            self._queue.append(entry)
+            entry.leads, self._led = not self._led, True
+            if entry.leads:
+                return
+            entry.turn = threading.Lock()
+            entry.turn.acquire()
+            if self._gathering is not None and len(self._queue) >= self._last_group:
+                self._gathering.release()
+                self._gathering = None
+        entry.turn.acquire()
+
+    def _abandon(self, entry: _Work[Any]) -> None:
+        """Forget a work whose thread was interrupted, and let nobody wait for that thread."""
+        with self._mutex:
+            entry.abandoned = True
+            if entry in self._queue:
+                self._queue.remove(entry)
+        self._pass_on(entry)
+
+    def _lead(self, leader: _Work[Any]) -> None:
+        """Commit what waits, this thread's own first, and wake the others."""
+        works: list[_Work[Any]] = []
         try:
-            self.refuse_stopped()
-            with self._lock:
-                self._commit(works)
-        except BaseException as error:
-            self._fail(works, error)
-            if not isinstance(error, Exception):
-                raise
+            if leader.to_disk:
+                self._gather()
+            with self._mutex:
+                works = self._queue[:GROUP_COMMIT_WORKS_MAX]
+                del self._queue[:GROUP_COMMIT_WORKS_MAX]
+                self._last_group = len(works)
+            self._commit_group(works)
         finally:
-            self._leading = None
-            for entry in works:
-                entry.done = True
+            if self._committed_group is works:
+                self._settle(works)
+            self._pass_on(leader, works)
+            if len(works) > 1:
+                self._release(leader, works)
+
+    def _settle(self, works: list[_Work[Any]]) -> None:
+        self._committed_group = None
+        ticket = self._sync.ticket()
+        for work in works:
+            work.ticket = ticket
+            work.done = True
+
+    def _gather(self) -> None:
+        """Wait shortly for those who were in the last group: they were woken together and are on their way back.
+
+        Without it the first one back commits and syncs alone, and the others pay for a second sync.
+        """
+        with self._mutex:
+            if len(self._queue) >= self._last_group:
+                return
+            complete = self._gathering = threading.Lock()
+            complete.acquire()
+        complete.acquire(timeout=GROUP_COMMIT_GATHER_S)
+        with self._mutex:
+            self._gathering = None
+
+    def _pass_on(self, leader: _Work[Any], works: Sequence[_Work[Any]] = ()) -> None:
+        """Let the first that waits lead; those of ``works`` that an interrupted leader left undone wait again."""
+        with self._mutex:
+            if not leader.leads:
+                return
+            leader.leads = False
+            undone = [work for work in works if not (work.done or work.abandoned or work is leader)]
+            for work in undone:
+                work.error = None
+            waiting = [work for work in self._queue if work is not leader and work not in undone]
+            self._queue[:] = [*undone, *waiting]
+            self._led = bool(self._queue)
+            if self._led:
+                successor = self._queue[0]
+                successor.leads = True
+                _wake(successor)
+
+    def _commit_group(self, works: list[_Work[Any]]) -> None:
+        try:
+            with self._connection_lock:
+                self._leading = threading.get_ident()
+                try:
+                    self.refuse_stopped()
+                    with self._lock:
+                        self._commit(works)
+                finally:
+                    self._leading = None
+        except Exception as error:  # noqa: BLE001 - it reaches the callers
+            self._fail(works, error)
+
+    def _release(self, leader: _Work[Any], works: list[_Work[Any]]) -> None:
+        """Wake the followers: at once those who need no sync, the others after the sync that they share."""
+        followers = [work for work in works if work.done and work is not leader]
+        sleeping = [work for work in followers if work.to_disk]
+        for follower in followers:
+            if not follower.to_disk:
+                _wake(follower)
+        try:
+            if sleeping and leader.to_disk and leader.done and leader.error is None:
+                self._sync.ensure(leader.ticket)
+        finally:
+            for follower in sleeping:
+                _wake(follower)
 
     def _fail(self, works: list[_Work[Any]], error: BaseException) -> None:
         ours = from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
@@ -172,6 +283,7 @@ class Committer:
         for entry in works:
             if entry.error is None:
                 entry.error = ours
+            entry.done = True
 
     def _refusal(self) -> StoreStopped:
         assert self._stopped is not None
@@ -185,24 +297,29 @@ class Committer:
     def _commit(self, works: list[_Work[Any]]) -> None:
         connection = self._connection
         transaction = Transaction(connection, self._clock.now_us())
-        connection.execute("BEGIN IMMEDIATE")
+        committing = False
+        if connection.in_transaction:  # a leader was interrupted in the middle of undoing its own
+            connection.execute("ROLLBACK")
         try:
+            connection.execute("BEGIN IMMEDIATE")
             if len(works) == 1:
                 works[0].result = works[0].work(transaction)
             else:
                 for entry in works:
                     self._run_in_savepoint(entry, transaction)
             reach("commit.before")
+            committing = True
             connection.execute("COMMIT")
-        except BaseException:
+            # One assignment: an interrupted leader must not leave half a group for the next to do again.
+            self._committed_group = works
+        except BaseException as error:
             if connection.in_transaction:
                 connection.execute("ROLLBACK")
+            elif committing and not isinstance(error, Exception):
+                self._committed_group = works
             raise
         reach("commit.visible")
         self._committed()
-        ticket = self._sync.ticket()
-        for entry in works:
-            entry.ticket = ticket
         if transaction.wakes:
             self._signals.wake(transaction.wakes)
 
@@ -219,3 +336,8 @@ class Committer:
                 from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
             )
         connection.execute("RELEASE work")
+
+
+def _wake(follower: _Work[Any]) -> None:
+    assert follower.turn is not None
+    follower.turn.release()
