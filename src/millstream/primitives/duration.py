@@ -44,7 +44,7 @@ def duration_us(value: Duration) -> int:
 
 
 def format_duration(microseconds: float) -> str:
-    """Return a duration for people, three digits: ``"1.25 ms"``, ``"2.00 s"``, ``"3.5 h"``."""
+    """Return a duration for people, three digits: ``"1.25 ms"``, ``"2 s"``, ``"3.5 h"``, ``"13.4 years"``."""
     magnitude = abs(microseconds)
     if magnitude < 1_000:
         return f"{microseconds:.0f} µs"
@@ -56,7 +56,9 @@ def format_duration(microseconds: float) -> str:
         return f"{microseconds / 60_000_000:.3g} min"
     if magnitude < 172_800_000_000:
         return f"{microseconds / 3_600_000_000:.3g} h"
-    return f"{microseconds / 86_400_000_000:.3g} d"
+    if magnitude < 63_072_000_000_000:
+        return f"{microseconds / 86_400_000_000:.3g} d"
+    return f"{microseconds / 31_557_600_000_000:.3g} years"
 
 
 def _not_a_duration(value: object) -> ConfigurationError:
