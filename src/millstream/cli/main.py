@@ -14,6 +14,7 @@ from millstream.primitives.errors import MillstreamError
 COMMANDS: Final = {
     "check": "Verify every checksum and invariant of a store.",
     "delays": "Show where the time went: the four delays.",
+    "demo": "Run real flights through log, batch, stream and queue.",
     "topics": "List topics, their size, and how far groups are behind.",
     "worker": "Run tasks.",
 }
