@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any, NewType, TypeAlias
 
+import numpy as np
 import pyarrow as pa
 
 from millstream.primitives.errors import SchemaError
@@ -53,6 +54,7 @@ def to_arrow_schema(schema: SchemaLike) -> pa.Schema:
             "a schema needs at least one column, and each name once",
             where=", ".join(names),
             expected='for example {"user": str, "at": ms.Timestamp}',
+            next_step="name each column, once",
         )
     return pa.schema(fields)
 
@@ -118,6 +120,14 @@ def conform(table: pa.RecordBatch | pa.Table, schema: pa.Schema, *, where: str) 
             expected=describe(schema),
             next_step="drop the column, or make a topic that has it",
         )
+    twice = [name for name in schema.names if table.column_names.count(name) > 1]
+    if twice:
+        raise SchemaError(
+            f"column {twice[0]!r} is there twice",
+            where=where,
+            expected=describe(schema),
+            next_step="drop or rename one of them",
+        )
     columns = [_conform_column(table, field, where=where) for field in schema]
     result = pa.Table.from_arrays(columns, schema=schema)
     _refuse_nulls(result, schema, where=where)
@@ -132,15 +142,41 @@ def _conform_column(table: pa.Table, field: pa.Field, *, where: str) -> pa.Chunk
     column = table.column(field.name)
     if column.type == field.type:
         return column
+    if not _is_same_sort(column.type, field.type):
+        raise _other_type(column.type, field, "it is another sort of value", where=where)
     try:
         return column.cast(field.type, safe=True)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
-        raise SchemaError(
-            f"column {field.name!r} is {column.type} and does not fit {field.type}: {error}",
-            where=where,
-            expected=str(field.type),
-            next_step="cast the column before it is appended",
-        ) from error
+        raise _other_type(column.type, field, str(error), where=where) from error
+
+
+def _other_type(kind: pa.DataType, field: pa.Field, why: str, *, where: str) -> SchemaError:
+    return SchemaError(
+        f"column {field.name!r} is {kind} and does not fit {field.type}: {why}",
+        where=where,
+        expected=str(field.type),
+        next_step="cast the column before it is appended",
+    )
+
+
+def _is_same_sort(kind: pa.DataType, wanted: pa.DataType) -> bool:
+    """Return whether values of one type may become the other: Arrow would parse a text as a number, and call true 1."""
+    if pa.types.is_dictionary(kind):
+        return _is_same_sort(kind.value_type, wanted)
+    if _is_list(kind) and _is_list(wanted):
+        return _is_same_sort(kind.value_type, wanted.value_type)
+    return pa.types.is_null(kind) or _sort_of(kind) == _sort_of(wanted)
+
+
+def _sort_of(kind: pa.DataType) -> str:
+    for sort, belongs in _SORTS.items():
+        if any(test(kind) for test in belongs):
+            return sort
+    return "number"
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
 
 
 def missing_column(field: pa.Field, *, where: str) -> SchemaError:
@@ -177,6 +213,7 @@ def rows_to_batch(
                 f"event {index} is a {type(row).__name__}",
                 where=where,
                 expected="a dict of column names to values, a pyarrow Table or RecordBatch, or a Polars frame",
+                next_step="name the columns of its values",
             )
         if row.keys() - names:
             unknown = sorted(map(str, row.keys() - names))[0]
@@ -204,15 +241,43 @@ def _column_of(rows: Sequence[Mapping[str, Any]], field: pa.Field, *, where: str
         )
     if pa.types.is_timestamp(field.type):
         _refuse_naive(values, field, where=where)
+    if _is_cut_short(values, field.type):
+        raise _other_value(field, "a number with a fraction", where=where)
     try:
         return pa.array(values, type=field.type)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError, TypeError, ValueError) as error:
-        raise SchemaError(
-            f"a value of column {field.name!r} does not fit: {error}",
-            where=where,
-            expected=f"{field.name}: {field.type}",
-            next_step="convert the value before it is appended",
-        ) from error
+        raise _other_value(field, str(error), where=where) from error
+
+
+def _other_value(field: pa.Field, why: str, *, where: str) -> SchemaError:
+    return SchemaError(
+        f"a value of column {field.name!r} does not fit: {why}",
+        where=where,
+        expected=f"{field.name}: {field.type}",
+        next_step="convert the value before it is appended",
+    )
+
+
+def _is_cut_short(values: Iterable[Any], kind: pa.DataType) -> bool:
+    """Return whether Arrow would store a value without its fraction: it makes 1 of 1.5, and says nothing."""
+    if pa.types.is_integer(kind) or pa.types.is_temporal(kind):
+        return any(isinstance(value, _FRACTIONS) and not _is_whole(value) for value in values)
+    if _is_list(kind) or pa.types.is_fixed_size_list(kind):
+        inner = (item for value in values if isinstance(value, Iterable) for item in value)
+        return _is_cut_short(inner, kind.value_type)
+    if pa.types.is_struct(kind):
+        rows = [value for value in values if isinstance(value, Mapping)]
+        return any(
+            _is_cut_short([row.get(field.name) for row in rows], field.type) for field in kind
+        )
+    return False
+
+
+def _is_whole(value: Any) -> bool:  # noqa: ANN401
+    try:
+        return bool(value == int(value))
+    except (ValueError, ArithmeticError):
+        return False  # infinite, or no number
 
 
 def _refuse_naive(values: Sequence[Any], field: pa.Field, *, where: str) -> None:
@@ -254,5 +319,20 @@ def schema_from_bytes(data: bytes) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(data))
 
 
+_SORTS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
+    "text": (
+        pa.types.is_string,
+        pa.types.is_large_string,
+        pa.types.is_string_view,
+        pa.types.is_binary,
+        pa.types.is_large_binary,
+        pa.types.is_binary_view,
+        pa.types.is_fixed_size_binary,
+    ),
+    "truth": (pa.types.is_boolean,),
+    "date": (pa.types.is_date,),
+    "nested": (pa.types.is_nested,),
+}
+_FRACTIONS = (float, Decimal, np.floating)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
