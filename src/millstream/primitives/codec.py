@@ -10,6 +10,7 @@ from millstream.primitives.errors import PayloadError
 
 _encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder()
+_REFUSED = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 def encode(value: object) -> bytes:
@@ -19,7 +20,7 @@ def encode(value: object) -> bytes:
     """
     try:
         return _encoder.encode(value)
-    except (TypeError, ValueError, OverflowError, msgspec.MsgspecError) as error:
+    except _REFUSED as error:
         raise PayloadError(
             f"a {type(value).__name__} cannot be stored: {error}",
             expected="numbers, text, bytes, datetimes, lists, dicts, dataclasses or msgspec structs",
@@ -33,7 +34,7 @@ def decode(data: bytes, kind: Any = None) -> Any:  # noqa: ANN401 - the kind is 
         if kind is None:
             return _decoder.decode(data)
         return msgspec.msgpack.decode(data, type=kind)
-    except msgspec.MsgspecError as error:
+    except (msgspec.MsgspecError, RecursionError) as error:
         raise PayloadError(
             f"stored bytes cannot be read: {error}",
             expected=str(kind) if kind is not None else "MessagePack",

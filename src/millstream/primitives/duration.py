@@ -18,15 +18,19 @@ _UNIT_US = {
     "d": 86_400_000_000,
     "w": 604_800_000_000,
 }
+_TOO_LONG_US = 2.0**63
 _PATTERN = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|m|h|d|w)")
 
 
 def duration_us(value: Duration) -> int:
     """Return microseconds. Parts may follow each other: ``"1h30m"``.
 
-    Raises ConfigurationError for anything else, a bare number included: its unit would be a guess.
+    Raises ConfigurationError for anything else, a bare number included: its unit would be a guess. So do a negative
+    timedelta, and what 64 bits cannot hold.
     """
     if isinstance(value, timedelta):
+        if value < timedelta(0):
+            raise _not_a_duration(value)
         return value // timedelta(microseconds=1)
     if not isinstance(value, str):
         raise _not_a_duration(value)
@@ -38,7 +42,7 @@ def duration_us(value: Duration) -> int:
             raise _not_a_duration(value)
         total += float(match[1]) * _UNIT_US[match[2]]
         position = match.end()
-    if position == 0 or position != len(text):
+    if position == 0 or position != len(text) or total >= _TOO_LONG_US:
         raise _not_a_duration(value)
     return round(total)
 
@@ -64,6 +68,6 @@ def format_duration(microseconds: float) -> str:
 def _not_a_duration(value: object) -> ConfigurationError:
     return ConfigurationError(
         f"{value!r} is not a duration",
-        expected="a timedelta, or a text such as '250ms', '2s', '1h30m', '7d'",
+        expected="a timedelta that is not negative, or a text such as '250ms', '2s', '1h30m', '7d'",
         next_step="write the unit behind the number",
     )
