@@ -51,7 +51,12 @@ class App:
     ) -> None:
         """Declare the app; nothing is opened. Raises ConfigurationError for an unknown engine or durability."""
         if not name:
-            raise ConfigurationError("an app needs a name", expected='for example ms.App("shop")')
+            raise ConfigurationError(
+                "an app needs a name",
+                where="ms.App",
+                expected="a text that is not empty",
+                next_step='give it one, for example ms.App("shop")',
+            )
         self.name = name
         self.store_path = os.fspath(store) if store is not None else f"{name}.mill"
         self.durability = durability_of(durability)

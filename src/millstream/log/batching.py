@@ -40,6 +40,7 @@ def batching_policy(
             f"batch_events={batch_events}, buffer_bytes={buffer_bytes}",
             where="producer",
             expected="positive numbers",
+            next_step="leave them out for the defaults",
         )
     return BatchingPolicy(
         duration_us(linger), batch_events, buffer_bytes, duration_us(block_timeout)

@@ -93,12 +93,16 @@ def topic_spec(
         _check_key_type(name, arrow.field(key))
     if not 1 <= partitions <= PARTITIONS_MAX:
         raise ConfigurationError(
-            f"{partitions} partitions", where=f"topic {name!r}", expected=f"1 to {PARTITIONS_MAX}"
+            f"{partitions} partitions",
+            where=f"topic {name!r}",
+            expected=f"1 to {PARTITIONS_MAX}",
+            next_step="leave it out for one; a few for each process that shall read at once",
         )
     if compaction and key is None:
         raise ConfigurationError(
             "compaction keeps the last event of each key, and there is no key",
             where=f"topic {name!r}",
+            expected="a key column",
             next_step="name the key column with key=",
         )
     if retention_bytes is not None and retention_bytes <= 0:
@@ -106,6 +110,7 @@ def topic_spec(
             f"retention_bytes is {retention_bytes}",
             where=f"topic {name!r}",
             expected="a positive number",
+            next_step="leave it out to keep everything",
         )
     retention_us = None if retention is None else duration_us(retention)
     return TopicSpec(
@@ -118,7 +123,9 @@ def _check_name(name: str) -> None:
     if not fits or name in {".", ".."}:
         raise ConfigurationError(
             f"{name!r} cannot be the name of a topic",
+            where="topic",
             expected=f"1 to {TOPIC_NAME_LENGTH_MAX} letters, digits, '.', '_' or '-' (as in Kafka)",
+            next_step="leave out or replace the other characters",
         )
 
 

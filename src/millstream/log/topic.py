@@ -124,12 +124,14 @@ class Topic:
                 f"start={start!r}",
                 where=f"consume of topic {self.name!r}",
                 expected="'earliest', 'latest', an offset, or an aware datetime",
+                next_step="leave it out to begin at the first event",
             )
         if not group or batch_events < 1 or batch_bytes < 1:
             raise ConfigurationError(
                 f"group={group!r}, batch_events={batch_events}, batch_bytes={batch_bytes}",
                 where=f"consume of topic {self.name!r}",
                 expected="a name and positive numbers",
+                next_step="name the group; leave the numbers out for the defaults",
             )
         options = ConsumerOptions(
             start,

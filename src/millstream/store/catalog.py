@@ -149,6 +149,7 @@ def migrate(connection: apsw.Connection, path: Path, *, up_to: int | None = None
             raise NotAStore(
                 "the catalog is a database of another program",
                 where=str(path),
+                expected="a catalog that millstream made",
                 next_step="give the path of a store, or a new path to make one",
             )
         refuse_newer(version, path)
@@ -216,6 +217,7 @@ def from_sqlite(error: apsw.Error, where: Path | str) -> MillstreamError:
         return StoreBusy(
             f"the catalog stayed locked for {WRITE_LOCK_TIMEOUT_S:.0f} s",
             where=place,
+            expected="a lock that is free again at once",
             next_step="look for a process that is stopped while it writes",
         )
     return StoreStopped(

@@ -87,7 +87,11 @@ class _Checker:
         except FileNotFoundError:
             self.found.missing.append((self._partition.id, first, row[_SEGMENT]))
             return
-        except (StoreCorrupt, OSError) as error:
+        except StoreCorrupt as error:
+            place = f"{self._partition.where}, offset {first}"
+            self.found.problems.append((error.what, f"{place}, {error.where}"))
+            return
+        except OSError as error:
             self._problem(str(error), first)
             return
         self._check_bytes(row, data)
@@ -95,16 +99,18 @@ class _Checker:
     def _bytes_of(self, row: Row) -> memoryview:
         if row[_SEGMENT] is None:
             if row[_INLINE] is None or len(row[_INLINE]) != row[_SIZE]:
-                raise StoreCorrupt("the frame in the catalog is not as long as its row says")
+                raise _cut_short(
+                    "the frame in the catalog is not as long as its row says", self._partition.where
+                )
             return memoryview(row[_INLINE])
         path = self._directory.segment(self._partition.id, row[_SEGMENT])
         with path.open("rb") as file:
             file.seek(row[_POSITION])
             data = file.read(row[_SIZE])
         if len(data) < row[_SIZE]:
-            raise StoreCorrupt(
+            raise _cut_short(
                 f"a segment ends {row[_SIZE] - len(data)} bytes early",
-                where=f"{path}, position {row[_POSITION]}",
+                f"{path}, position {row[_POSITION]}",
             )
         return memoryview(data)
 
@@ -145,6 +151,15 @@ class _Checker:
             self._problem(f"offsets from {row.first_offset} to {row.next_offset}")
         if max(row.merged_to, row.compacted_to) > row.next_offset:
             self._problem("merged or compacted beyond the end")
+
+
+def _cut_short(what: str, where: str) -> StoreCorrupt:
+    return StoreCorrupt(
+        what,
+        where=where,
+        expected="the bytes that were committed",
+        next_step="keep a copy, and restore a backup",
+    )
 
 
 def _problems_of(row: Row, frame: Frame, schemas: set[int]) -> list[str]:

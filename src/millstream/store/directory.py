@@ -104,7 +104,9 @@ def _refuse_foreign(directory: Directory, *, create: bool) -> None:
     if not root.exists():
         if create:
             return
-        raise NotAStore("there is no such directory", where=str(root), next_step=hint)
+        raise NotAStore(
+            "there is no such directory", where=str(root), expected="a store", next_step=hint
+        )
     # The journal is there while SQLite makes the catalog.
     ours = {
         "catalog.db",

@@ -121,6 +121,7 @@ class Signals:
         raise StoreBusy(
             f"all {WAITERS_MAX} places for waiting consumers are taken",
             where=str(self._wake_folder),
+            expected="a free place",
             next_step="close consumers and results that are not used any more",
         )
 

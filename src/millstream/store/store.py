@@ -141,6 +141,7 @@ class Store:
             raise StoreCorrupt(
                 "the catalog is missing",
                 where=str(self.directory.catalog),
+                expected="catalog.db beside the marker",
                 next_step="restore a copy of the whole directory",
             )
         return False
@@ -265,6 +266,7 @@ class Store:
             raise StoreClosed(
                 "the store is closed" if self._closed else "the store was opened before a fork",
                 where=str(self.path),
+                expected="a store that this process opened",
                 next_step="open it again in this process",
             )
 

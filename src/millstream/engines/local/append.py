@@ -16,7 +16,7 @@ from millstream.log.batching import Stamp
 from millstream.log.definition import TopicInfo
 from millstream.log.events import Appended
 from millstream.primitives.durability import Durability
-from millstream.primitives.errors import Fenced, OutOfOrderSequence
+from millstream.primitives.errors import Fenced, OutOfOrderSequence, StoreBusy
 from millstream.primitives.limits import (
     INLINE_BYTES_MAX_DISK,
     INLINE_BYTES_MAX_PROCESS,
@@ -29,6 +29,16 @@ from millstream.store.segment import Placement
 
 class SegmentGone(Exception):
     """The segment was removed between staging and commit; stage again."""
+
+
+def no_segment_kept(where: str, attempts: int) -> StoreBusy:
+    """Return the error for a segment that was removed each time before its frame was committed."""
+    return StoreBusy(
+        f"no segment could be kept in {attempts} attempts",
+        where=where,
+        expected="a segment that is still there at the commit",
+        next_step="append again; nothing was stored",
+    )
 
 
 class Overlap(Exception):

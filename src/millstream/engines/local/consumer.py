@@ -103,7 +103,12 @@ class LocalConsumer:
 
     def _begin_poll(self) -> None:
         if self._closed:
-            raise StoreClosed("the consumer is closed", next_step="make a new one with consume()")
+            raise StoreClosed(
+                "the consumer is closed",
+                where=f"group {self.membership.group!r} of topic {self._info.name!r}",
+                expected="a consumer that is open",
+                next_step="make a new one with consume()",
+            )
         self._polled_us = self._store.clock.now_us()
         if self._options.auto_commit:
             self._commit_quietly()

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from millstream.log.definition import TopicInfo
 from millstream.log.partitioner import NO_KEY, partition_of, partitions_of
-from millstream.primitives.errors import EventTooLarge, SchemaError
+from millstream.primitives.errors import EventTooLarge, SchemaError, StoreCorrupt
 from millstream.primitives.limits import EVENT_BYTES_MAX, FRAME_EVENTS_MAX, ROWS_FRAME_EVENTS_MAX
 from millstream.primitives.schema import TIMESTAMP, conform, describe, rows_to_batch
 from millstream.store.frame import ARROW, ROWS, EncodedFrame, encode_frame
@@ -79,6 +79,7 @@ class TopicEncoder:
             f"a {type(data).__name__} is not an event",
             where=self._where,
             expected="a dict, a list of dicts, a pyarrow Table or RecordBatch, or a Polars frame",
+            next_step="make a dict of it: column names to values",
         )
 
     def _encode_rows(
@@ -94,8 +95,9 @@ class TopicEncoder:
             rows.append(row)
         try:
             return self._rows_parts(rows, now_us, partition)
-        except (_TooMuch, UnicodeEncodeError):
-            # Arrow splits what is too much for one frame, and says which column holds text that is none.
+        except (_TooMuch, UnicodeEncodeError, OverflowError):
+            # Arrow splits what is too much for one frame, says which column holds text that is none, and knows years
+            # before the first.
             return self._encode_dicts(events, now_us, partition)
 
     def _rows_parts(self, rows: list[list[Any]], now_us: int, partition: int | None) -> list[Part]:
@@ -265,7 +267,12 @@ def decode_rows(payloads: Sequence[memoryview], schema: pa.Schema, *, where: str
     try:
         rows = [row for payload in payloads for row in _rows_decoder.decode(payload)]
     except msgspec.MsgspecError as error:
-        raise SchemaError(f"stored rows cannot be read: {error}", where=where) from error
+        raise StoreCorrupt(
+            f"stored rows cannot be read: {error}",
+            where=where,
+            expected="rows as they were encoded",
+            next_step="run `millstream check` on the store, and restore a copy",
+        ) from error
     columns = list(zip(*rows, strict=True)) or [()] * len(schema)
     arrays = [
         pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)

@@ -6,12 +6,12 @@ import threading
 import weakref
 from typing import Any, Final
 
-from millstream.engines.local.append import SegmentGone, Staged, stage
+from millstream.engines.local.append import SegmentGone, Staged, no_segment_kept, stage
 from millstream.engines.local.consumer import LocalConsumer, read_lag
 from millstream.engines.local.encoding import TopicEncoder
 from millstream.engines.local.producer import LocalProducer
 from millstream.engines.local.reading import Reader
-from millstream.engines.local.topics import Topics
+from millstream.engines.local.topics import Topics, unknown_topic
 from millstream.engines.local.upkeep import Upkeep
 from millstream.log.batching import BatchingPolicy
 from millstream.log.contract import Consumer, ConsumerOptions, PartitionLag
@@ -21,8 +21,6 @@ from millstream.primitives.durability import Durability
 from millstream.primitives.errors import (
     ConfigurationError,
     MillstreamError,
-    StoreBusy,
-    UnknownTopic,
 )
 from millstream.primitives.limits import READ_BYTES_MAX, READ_EVENTS_MAX
 from millstream.store import Store, Transaction
@@ -85,6 +83,7 @@ class LocalLog:
                 f"there is no partition {partition}",
                 where=f"topic {info.name!r}",
                 expected=f"0 to {info.partitions - 1}",
+                next_step="leave it out, and the key chooses",
             )
         parts = self.encoder(info).encode(data, self.store.clock.now_us(), partition=partition)
         return stage(self.store, info, parts, durability=durability)
@@ -108,7 +107,7 @@ class LocalLog:
                 return self.store.write(staged.apply)
             except SegmentGone:
                 continue
-        raise StoreBusy(f"no segment could be kept in {_STAGE_ATTEMPTS} attempts", where=topic.name)
+        raise no_segment_kept(topic.name, _STAGE_ATTEMPTS)
 
     def transaction(self) -> LocalLogTransaction:
         """Begin a transaction over topics and consumers."""
@@ -162,7 +161,7 @@ class LocalLog:
         with self.store.read() as snapshot:
             rows = snapshot.run("log/partitions", (topic.id,))
         if not rows:
-            raise UnknownTopic(f"there is no topic {topic.name!r}", where=str(self.store.path))
+            raise unknown_topic(topic.name, str(self.store.path), self.topic_names())
         return [(first, end) for _, _, first, end, _ in rows]
 
     def size_bytes(self, topic: TopicInfo) -> int:
@@ -218,7 +217,9 @@ class LocalLogTransaction:
         if not isinstance(consumer, LocalConsumer):
             raise ConfigurationError(
                 "the consumer belongs to another engine",
+                where="commit of a transaction",
                 expected="a consumer of a topic in the same store",
+                next_step="consume the topic with the app that began the transaction",
             )
         self._consumers.append(consumer)
 
@@ -236,7 +237,7 @@ class LocalLogTransaction:
             for consumer in self._consumers:
                 consumer.committed()
             return appended
-        raise StoreBusy(f"no segment could be kept in {_STAGE_ATTEMPTS} attempts")
+        raise no_segment_kept("a transaction", _STAGE_ATTEMPTS)
 
     def _apply(self, tx: Transaction) -> list[Appended]:
         for consumer in self._consumers:

@@ -14,7 +14,7 @@ from itertools import pairwise
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from millstream.engines.local.append import Overlap, SegmentGone, stage
+from millstream.engines.local.append import Overlap, SegmentGone, no_segment_kept, stage
 from millstream.engines.local.encoding import Part, TopicEncoder
 from millstream.log.batching import BatchingPolicy, Stamp
 from millstream.log.definition import TopicInfo
@@ -91,6 +91,8 @@ class LocalProducer:
         if sequence is not None and self.name is None:
             raise ConfigurationError(
                 "sequences are remembered by the producer's name, and it has none",
+                where=f"producer {self.producer_id}",
+                expected="a named producer, or events without a sequence",
                 next_step="give the producer a name",
             )
         size = _size_of(event)
@@ -114,7 +116,12 @@ class LocalProducer:
             timeout=self._policy.block_timeout_us / 1_000_000,
         )
         if self._closing:
-            raise StoreClosed("the producer is closed", next_step="make a new one")
+            raise StoreClosed(
+                "the producer is closed",
+                where=f"producer {self.name or self.producer_id}",
+                expected="a producer that is open",
+                next_step="make a new one",
+            )
         if not room:
             raise BufferFull(
                 f"the producer's buffer of {self._policy.buffer_bytes:,} bytes stayed full",
@@ -134,7 +141,12 @@ class LocalProducer:
             )
             self._flushing -= 1
         if not done:
-            raise BufferFull(f"not everything was stored within {timeout_s} s", where="producer")
+            raise BufferFull(
+                f"not everything was stored within {timeout_s} s",
+                where=f"producer {self.name or self.producer_id}",
+                expected="events that are stored within that time",
+                next_step="wait longer; what was sent is still being stored",
+            )
 
     def sequences(self, topic: TopicInfo) -> dict[int, int]:
         """Return the last stored sequence of this producer in each partition that has one."""
@@ -277,6 +289,8 @@ class LocalProducer:
             raise ConfigurationError(
                 "sequences of one producer must ascend, and all events have one or none",
                 where=f"topic {info.name!r}, partition {number}",
+                expected="greater numbers than before, on every event",
+                next_step="send the events in the order of their numbers",
             )
         parts = encoder.encode(
             [e.event for e in entries], self._store.clock.now_us(), partition=number
@@ -305,7 +319,7 @@ class LocalProducer:
             except StoreBusy:
                 if attempt == _SEND_ATTEMPTS - 1:
                     raise
-        raise StoreBusy(f"no segment could be kept in {_SEND_ATTEMPTS} attempts", where=info.name)
+        raise no_segment_kept(info.name, _SEND_ATTEMPTS)
 
 
 def _resolve(entries: Sequence[_Pending], appended: Sequence[Appended]) -> None:
