@@ -130,7 +130,11 @@ class Store:
         marker = self.directory.marker
         if not marker.is_file():
             return True
-        if marker.read_text("utf-8", errors="replace") != MARKER_TEXT:
+        content = marker.read_bytes()
+        if not content.strip(b"\0"):
+            # Power failed while the store was made, between the marker's name and its bytes: it is made again.
+            return True
+        if content != MARKER_TEXT.encode():
             raise StoreCorrupt(
                 "the marker of the store is damaged",
                 where=str(marker),
