@@ -17,6 +17,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.log.definition import TopicInfo, TopicSpec, topic_spec
 from millstream.store import Store
 from millstream.store.check import check
+from millstream.testing.unsynced import UnsyncedDisk
 
 SMALL, LARGE = 20, 40_000
 SOURCE_EVENTS = 100_000
@@ -95,6 +96,14 @@ class Ledger:
         """All that is acknowledged."""
         return {n for batch in self.acknowledged for n in batch}
 
+    def verify_prefix(self, per_partition: Sequence[Sequence[int]]) -> None:
+        """Look that only the last of what one sender sent is missing."""
+        present = {n for numbers in per_partition for n in numbers}
+        for source in {source_of(batch[0]) for batch in self.begun}:
+            sent = [batch for batch in self.begun if source_of(batch[0]) == source]
+            there = [bool(present.intersection(batch)) for batch in sent]
+            assert there == sorted(there, reverse=True), f"lost in the middle: {there}"
+
     def verify_numbers(self, per_partition: Sequence[Sequence[int]]) -> None:
         """Compare with the numbers that each partition holds."""
         found = [n for numbers in per_partition for n in numbers]
@@ -127,9 +136,9 @@ def stored(log: LocalLog, name: str = "events") -> list[list[int]]:
 
 
 @contextmanager
-def opened(path: Path, *, durability: str = "disk") -> Iterator[LocalLog]:
+def opened(path: Path) -> Iterator[LocalLog]:
     """Open a store without background work; close it, and verify all its checksums."""
-    with Store.open(path, durability=durability) as store:
+    with Store.open(path, disk=UnsyncedDisk()) as store:
         log = LocalLog(store)
         store.duty.stop()
         yield log

@@ -17,10 +17,15 @@ from millstream.log.batching import batching_policy
 from millstream.log.contract import ConsumerOptions
 from millstream.primitives.duration import duration_us
 from millstream.store import Store, recovery, segment
+from millstream.store.disk import Disk
 from millstream.testing.crash import Report
+from millstream.testing.trace import TraceDisk
+from millstream.testing.unsynced import UnsyncedDisk
 from tests.simulation.ledger import SOURCE_EVENTS, event, events, spec
 
 SEGMENT_BYTES = 150_000
+_disk: Disk = UnsyncedDisk()
+_forced = ""
 
 
 def options(**changes: Any) -> ConsumerOptions:
@@ -40,10 +45,19 @@ def options(**changes: Any) -> ConsumerOptions:
 def open_log(path: Path, durability: str = "disk") -> tuple[Store, LocalLog]:
     """Open a store with small segments and without background work."""
     segment.SEGMENT_BYTES_MAX = SEGMENT_BYTES
-    store = Store.open(path, durability=durability)
+    store = Store.open(path, durability=_forced or durability, disk=_disk)
     log = LocalLog(store)
     store.duty.stop()
     return store, log
+
+
+def traced(report: Report, scenario: str, path: Path, durability: str) -> None:
+    """Run a scenario with this durability, and report its reports and all writes and syncs at the end."""
+    global _disk, _forced
+    disk = TraceDisk(path)
+    _disk, _forced = disk, durability
+    globals()[scenario](disk.note, path)
+    report(disk.operations)
 
 
 def send(report: Report, log: LocalLog, numbers: range, topic: str = "events") -> None:

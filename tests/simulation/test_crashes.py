@@ -9,24 +9,19 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import millstream
-from millstream.engines.local.log import LocalLog
 from millstream.testing.crash import KillAt, run, steps_in
-from tests.simulation import scenarios
+from tests.simulation import looks, scenarios
 from tests.simulation.ledger import (
     Ledger,
     event,
     opened,
-    read_partition,
     spec,
     stored,
-    text_of,
     verify,
     verify_open,
 )
@@ -37,19 +32,6 @@ OTHERS = ("task.", "flow.")
 
 Scenario = Callable[..., None]
 Prepare = Callable[[Path], Ledger]
-
-
-@dataclass(frozen=True, slots=True)
-class Crash:
-    """What a kill left behind."""
-
-    path: Path
-    reports: Sequence[Any]
-    ledger: Ledger
-
-    def numbers(self, kind: str) -> list[int]:
-        """Return all numbers of one kind of report."""
-        return [n for name, numbers in self.reports if name == kind for n in numbers]
 
 
 def nothing(path: Path) -> Ledger:
@@ -89,17 +71,17 @@ def named(kill: KillAt) -> Iterator[None]:
         raise AssertionError(f"after {kill}: {error}") from error
 
 
-def crash(scenario: Scenario, path: Path, kill: KillAt, before: Ledger) -> Crash:
+def crash(scenario: Scenario, path: Path, kill: KillAt, before: Ledger) -> looks.Crash:
     """Run a scenario until it is killed there."""
     outcome = run(scenario, path, kill_at=kill)
     assert outcome.killed, f"{kill} was not reached: {outcome.error}"
-    return Crash(path, outcome.reports, before + Ledger.of(outcome.reports))
+    return looks.Crash(path, outcome.reports, before + Ledger.of(outcome.reports))
 
 
 def survives(
     scenario: Scenario,
     folder: Path,
-    look: Callable[[Crash], None] | None = None,
+    look: Callable[[looks.Crash], None] | None = None,
     prepare: Prepare = nothing,
     *,
     steady: bool = True,
@@ -136,13 +118,7 @@ def test_merges(tmp_path: Path):
 
 def test_numbered_producers(tmp_path: Path):
     """The events of a named producer are sent again from the first on, and each is there once."""
-    survives(scenarios.producers, tmp_path / "runs", _send_again)
-
-
-def _send_again(left: Crash) -> None:
-    outcome = run(scenarios.producers, left.path)
-    assert not outcome.error, outcome.error
-    verify(left.path, left.ledger + Ledger.of(outcome.reports))
+    survives(scenarios.producers, tmp_path / "runs", looks.send_again)
 
 
 def test_another_process_goes_on_at_once(tmp_path: Path):
@@ -161,105 +137,23 @@ def test_another_process_goes_on_at_once(tmp_path: Path):
 
 
 def test_deletion_of_a_topic(tmp_path: Path):
-    survives(scenarios.delete_topic, tmp_path / "runs", _whole_or_gone)
-
-
-def _whole_or_gone(left: Crash) -> None:
-    verify(left.path, left.ledger)
-    with opened(left.path) as log:
-        if ("deleted", []) in left.reports:
-            assert "victim" not in log.topic_names()
-        elif "victim" in log.topic_names():
-            numbers = sorted(n for p in stored(log, "victim") for n in p)
-            times = len(numbers) // 5
-            assert numbers == sorted(list(range(5)) * times), "half of it is gone"
-        log.upkeep.sweep()
-        log.upkeep.sweep()
-        known = len(log.topic_names()) * 2
-        folders = [f for f in left.path.glob("segments/*") if any(f.iterdir())]
-        assert len(folders) <= known, "files of a topic that is gone"
+    survives(scenarios.delete_topic, tmp_path / "runs", looks.whole_or_gone)
 
 
 def test_transactions_are_whole(tmp_path: Path):
-    survives(scenarios.transaction, tmp_path / "runs", _moved_once)
-
-
-def _moved_once(left: Crash) -> None:
-    with opened(left.path) as log:
-        if not {"left", "right"} <= set(log.topic_names()):
-            assert not left.reports
-            return
-        one, other = (sorted(n for p in stored(log, t) for n in p) for t in ("left", "right"))
-        assert other == [n + 5_000 for n in one], "one topic without the other"
-        assert len(set(one)) == len(one), "moved twice"
-        assert set(left.numbers("moved")) <= set(one), "acknowledged and lost"
-        # The group goes on exactly behind what was moved.
-        rest = _rest(log, "source", "mover")
-        assert sorted(one + rest) == sorted(n for p in stored(log, "source") for n in p)
-
-
-def _rest(log: LocalLog, topic: str, group: str) -> list[int]:
-    """Return what a group still reads."""
-    consumer = log.consumer(log.topic(topic), group, scenarios.options())
-    rest: list[int] = []
-    while (batch := consumer.poll(0)) is not None:
-        rest += [row["n"] for row in batch.to_pylist()]
-    return rest
+    survives(scenarios.transaction, tmp_path / "runs", looks.moved_once)
 
 
 def test_rebalancing_loses_no_event_of_a_group(tmp_path: Path):
-    survives(scenarios.rebalance, tmp_path / "runs", _read_by_one)
-
-
-def _read_by_one(left: Crash) -> None:
-    verify(left.path, left.ledger)
-    committed = left.numbers("committed")
-    assert len(committed) == len(set(committed)), "committed twice"
-    with opened(left.path) as log:
-        if "events" not in log.topic_names():
-            return
-        rest = _rest(log, "events", "readers")
-        present = {n for p in stored(log) for n in p}
-    # What was delivered may come again until its commit returned, and not after that.
-    assert set(left.numbers("delivered")) | set(rest) == present, "skipped"
-    assert not set(rest) & set(committed), "committed, and delivered again"
+    survives(scenarios.rebalance, tmp_path / "runs", looks.read_by_one)
 
 
 def test_retention_deletes_the_oldest_only(tmp_path: Path):
-    survives(scenarios.retention, tmp_path / "runs", _oldest_gone)
-
-
-def _oldest_gone(left: Crash) -> None:
-    sent = [n for batch in left.ledger.acknowledged for n in batch]
-    with opened(left.path) as log:
-        kept = stored(log) if sent else []
-    for numbers in kept:
-        assert numbers == sorted(set(numbers))
-        routed = {n % 7 for n in numbers}
-        from_here = [n for n in sent if n >= min(numbers, default=1_000) and n % 7 in routed]
-        missing = [n for n in from_here if n not in numbers]
-        assert not missing, f"{missing} are gone, and older ones are there"
-    assert not sent or max(sent) in {n for numbers in kept for n in numbers}
+    survives(scenarios.retention, tmp_path / "runs", looks.oldest_gone)
 
 
 def test_compaction_keeps_the_last_of_each_key(tmp_path: Path):
-    survives(scenarios.compaction, tmp_path / "runs", _newest_kept)
-
-
-def _newest_kept(left: Crash) -> None:
-    sent = [n for batch in left.ledger.acknowledged for n in batch]
-    with opened(left.path) as log:
-        if not sent:
-            return
-        info = log.topic("events")
-        rows = [row for p in range(info.partitions) for _, row in read_partition(log, info, p)]
-    assert all(row["text"] == text_of(row["n"]) for row in rows)
-    numbers = {row["n"] for row in rows}
-    assert len(numbers) == len(rows), "twice"
-    for key in range(7):
-        last = max((n for n in sent if n % 7 == key), default=-1)
-        newest = max((n for n in numbers if n % 7 == key), default=-1)
-        assert newest >= last, f"the newest of key {key} is {newest}, and {last} is acknowledged"
+    survives(scenarios.compaction, tmp_path / "runs", looks.newest_kept)
 
 
 def leave_remains(path: Path) -> Ledger:
@@ -275,7 +169,7 @@ def test_recovery_that_is_killed_itself(tmp_path: Path):
     survives(scenarios.reopen, tmp_path / "runs", _recovered, leave_remains)
 
 
-def _recovered(left: Crash) -> None:
+def _recovered(left: looks.Crash) -> None:
     assert len(left.ledger.numbers) >= 32
     verify(left.path, left.ledger)
     assert not list(left.path.glob("segments/*/*77?.frames")), "never removed"

@@ -4,6 +4,7 @@
 - ``FaultyDisk``: a disk on which a chosen write or sync fails.
 - ``TraceDisk``: a disk that remembers every write and sync, so that ``power.PowerLoss`` can lose
   power between any two of them.
+- ``UnsyncedDisk``: a disk that never syncs, for tests that kill processes only.
 - ``crash``: runs a function in a process that kills itself at a named step.
 - ``log_suite``, ``tasks_suite``, ``flows_suite``: what every engine must do; it is finished when
   its suite passes.
@@ -14,5 +15,6 @@
 from millstream.testing.clock import VirtualClock
 from millstream.testing.faulty import FaultyDisk
 from millstream.testing.trace import TraceDisk
+from millstream.testing.unsynced import UnsyncedDisk
 
-__all__ = ["FaultyDisk", "TraceDisk", "VirtualClock"]
+__all__ = ["FaultyDisk", "TraceDisk", "UnsyncedDisk", "VirtualClock"]

@@ -2,11 +2,11 @@
 
 A file holds what was written before its last sync, and any part of what was written since: nothing,
 all, some writes and not others, and of a write some sectors of 512 bytes and not others. A new or
-removed name is there for certain only after a sync of its directory. That is what POSIX allows and
-what drives with a cache do; file systems are kinder.
+removed name, of a file or of a directory, is there for certain only after a sync of the directory
+that it lies in. That is what POSIX allows and what drives with a cache do; file systems are kinder.
 
-One exception, as SQLite relies on it: a sync of a new write-ahead log or journal also syncs its
-directory, because SQLite's own VFS does so below ours.
+One exception, as SQLite relies on it: its own first sync of a new write-ahead log or journal also
+syncs the directory that it lies in, because SQLite's VFS does so below ours.
 """
 
 from __future__ import annotations
@@ -21,14 +21,16 @@ from millstream.testing.trace import Kind, Operation
 
 SECTOR_BYTES = 512
 _SYNCS_ITS_NAME = ("-wal", "-journal")
+_SYNCS = (Kind.SYNC, Kind.SYNC_BY_SQLITE, Kind.SYNC_DIRECTORY)
 
 
 @dataclass(slots=True)
 class _File:
-    """A file's bytes: those that are certain, and what was done since."""
+    """A file's bytes: those that are certain, and what was done since. Of a directory there is only the name."""
 
     synced: bytearray = field(default_factory=bytearray)
     pending: list[Operation] = field(default_factory=list)
+    is_directory: bool = False
 
     def sync(self) -> None:
         for operation in self.pending:
@@ -70,10 +72,12 @@ class _Name:
 class PowerLoss:
     """Walks through a trace; ``disk_after`` says what may be left at the point it has come to. Not thread-safe."""
 
-    def __init__(self, operations: Sequence[Operation]) -> None:
-        """Begin before the first operation."""
+    def __init__(self, operations: Sequence[Operation], before: Path | None = None) -> None:
+        """Begin before the first operation, with the files and folders of ``before`` on the disk."""
         self._operations = operations
         self._names: dict[str, _Name] = {}
+        if before is not None:
+            self._names = dict(_names_below(before))
         self.position = 0
         self.notes: list[object] = []
         """The notes that were made up to this point."""
@@ -85,9 +89,7 @@ class PowerLoss:
     def boundaries(self) -> list[int]:
         """Return the positions directly before and behind each sync, and the end."""
         syncs = [
-            index
-            for index, operation in enumerate(self._operations)
-            if operation.kind in (Kind.SYNC, Kind.SYNC_DIRECTORY)
+            index for index, operation in enumerate(self._operations) if operation.kind in _SYNCS
         ]
         return sorted({*syncs, *(index + 1 for index in syncs), len(self._operations)})
 
@@ -98,48 +100,68 @@ class PowerLoss:
         self.position = max(position, self.position)
 
     def _happen(self, operation: Operation) -> None:
-        name = self._names.setdefault(operation.path, _Name())
+        if operation.kind is Kind.NOTE:
+            self.notes.append(operation.note)
+        elif operation.kind is Kind.SYNC_DIRECTORY:
+            self._sync_names(operation.path)
+        else:
+            name = self._names.setdefault(operation.path, _Name())
+            self._happen_to(name, operation)
+            by_sqlite = operation.kind is Kind.SYNC_BY_SQLITE
+            if by_sqlite and name.pending and operation.path.endswith(_SYNCS_ITS_NAME):
+                self._sync_names(posixpath.dirname(operation.path))
+
+    @staticmethod
+    def _happen_to(name: _Name, operation: Operation) -> None:
         match operation.kind:
-            case Kind.NOTE:
-                self.notes.append(operation.note)
             case Kind.CREATE:
                 name.pending.append(_File())
+            case Kind.MAKE_DIRECTORY:
+                if name.now is None:
+                    name.pending.append(_File(is_directory=True))
             case Kind.REMOVE:
                 name.pending.append(None)
-            case Kind.SYNC_DIRECTORY:
-                self._sync_names(operation.path)
-            case Kind.SYNC:
-                self._sync_file(operation.path, name)
+            case Kind.SYNC | Kind.SYNC_BY_SQLITE:
+                if name.now is not None:
+                    name.now.sync()
             case _:
                 if name.now is not None:
                     name.now.pending.append(operation)
 
     def _sync_names(self, folder: str) -> None:
         for path, entry in self._names.items():
-            if posixpath.dirname(path) == folder:
+            if (posixpath.dirname(path) or ".") == folder:
                 entry.sync()
 
-    @staticmethod
-    def _sync_file(path: str, name: _Name) -> None:
-        if name.now is not None:
-            name.now.sync()
-        if path.endswith(_SYNCS_ITS_NAME):
-            name.sync()
-
-    def disk_after(self, random: Random) -> Iterator[tuple[str, bytes]]:
-        """Yield (path, bytes) of each file that may be there after a power loss now; ``random`` chooses which may."""
-        for path, name in sorted(self._names.items()):
-            choices = [name.certain, *name.pending]
-            file = random.choice(choices)
-            if file is not None:
-                yield path, file.after(random)
+    def disk_after(self, random: Random) -> Iterator[tuple[str, bytes | None]]:
+        """Yield (path, bytes) of what a power loss now may leave; ``random`` chooses. A folder has no bytes."""
+        gone: set[str] = set()
+        # In the order of the paths, so that a directory comes before what lies in it.
+        for path, name in sorted(self._names.items(), key=lambda item: item[0].split("/")):
+            file = random.choice([name.certain, *name.pending])
+            if file is None or posixpath.dirname(path) in gone:
+                gone.add(path)
+            else:
+                yield path, None if file.is_directory else file.after(random)
 
     def write_to(self, folder: Path, random: Random) -> None:
         """Write such a disk into a folder."""
         for path, content in self.disk_after(random):
             target = folder / path
             target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(content)
+            if content is None:
+                target.mkdir()
+            else:
+                target.write_bytes(content)
+
+
+def _names_below(folder: Path) -> Iterator[tuple[str, _Name]]:
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir():
+            yield name, _Name(_File(is_directory=True))
+        elif path.is_file():
+            yield name, _Name(_File(bytearray(path.read_bytes())))
 
 
 def _sectors(operation: Operation) -> Iterator[Operation]:

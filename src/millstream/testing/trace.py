@@ -2,13 +2,15 @@
 
 ``power.PowerLoss`` replays what it remembers. The bytes are those that reached the file: those of
 the catalog are read back from the checksumming VFS below, which fills in the checksums of pages.
+The marks in ``run/signals`` are written through a map, which nobody can listen to: they are looked
+at whenever something else happens.
 """
 
 from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -21,13 +23,21 @@ from millstream.store.disk import Buffer, RealDisk
 _names = itertools.count(1)
 
 
+_MARKS_BYTES = 132
+_BOOT = slice(96, 132)
+_ANOTHER_BOOT = b"-" * 36
+"""Who reads the marks after a power loss lives in another boot of the machine than who wrote them."""
+
+
 class Kind(Enum):
-    """What happened."""
+    """What happened. A sync of SQLite's is not ours: it syncs the directory of a new log as well."""
 
     CREATE = auto()
+    MAKE_DIRECTORY = auto()
     WRITE = auto()
     TRUNCATE = auto()
     SYNC = auto()
+    SYNC_BY_SQLITE = auto()
     SYNC_DIRECTORY = auto()
     REMOVE = auto()
     NOTE = auto()
@@ -50,7 +60,10 @@ class TraceDisk(RealDisk):
     def __init__(self, root: Path) -> None:
         """Remember what happens below ``root``, the store's directory; paths are relative to its parent."""
         self._base = root.absolute().parent
+        self._signals = root.absolute() / "run" / "signals"
+        self._marks = b""
         self._paths: dict[int, str] = {}
+        self._directories: set[str] = set()
         self.lock = threading.RLock()
         self.operations: list[Operation] = []
         load_checksums()
@@ -62,12 +75,42 @@ class TraceDisk(RealDisk):
         return Path(path).absolute().relative_to(self._base).as_posix()
 
     def remember(self, kind: Kind, path: str, position: int = 0, data: bytes = b"") -> None:
-        """Add an operation."""
+        """Add an operation; called with the lock held."""
+        self._look_at_marks()
+        if kind is Kind.CREATE:
+            self._remember_directories(Path(path).parents)
+        elif kind is Kind.SYNC_DIRECTORY:
+            entries = sorted((self._base / path).iterdir())
+            self._remember_directories(Path(self.relative(e)) for e in entries if e.is_dir())
         self.operations.append(Operation(kind, path, position, data))
+
+    def _remember_directories(self, paths: Iterable[Path]) -> None:
+        for path in sorted(paths):
+            name = path.as_posix()
+            if name not in self._directories and name != ".":
+                self._directories.add(name)
+                self.operations.append(Operation(Kind.MAKE_DIRECTORY, name))
+
+    def _look_at_marks(self) -> None:
+        try:
+            with self._signals.open("rb") as file:
+                found = bytearray(file.read(_MARKS_BYTES))
+        except FileNotFoundError:
+            return
+        found[_BOOT] = _ANOTHER_BOOT
+        if found == self._marks:
+            return
+        name = self.relative(self._signals)
+        if not self._marks:
+            self._remember_directories(Path(name).parents)
+            self.operations.append(Operation(Kind.CREATE, name))
+        self._marks = bytes(found)
+        self.operations.append(Operation(Kind.WRITE, name, 0, self._marks))
 
     def note(self, value: object) -> None:
         """Add a note at this point: what the store has acknowledged so far, for example."""
         with self.lock:
+            self._look_at_marks()
             self.operations.append(Operation(Kind.NOTE, "", note=value))
 
     def open(self, path: Path, *, create: bool = False) -> int:
@@ -157,7 +200,7 @@ class _TraceFile(apsw.VFSFile):
     def xSync(self, flags: int) -> None:
         with self._disk.lock:
             super().xSync(flags)
-            self._disk.remember(Kind.SYNC, self._name)
+            self._disk.remember(Kind.SYNC_BY_SQLITE, self._name)
 
     def xTruncate(self, newsize: int) -> None:
         with self._disk.lock:
