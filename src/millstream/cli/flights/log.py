@@ -82,11 +82,20 @@ def _line(process: subprocess.Popen[str]) -> str:
 
 def _append(topic: ms.Topic, departures: Departures, bars: dict[str, Advance]) -> float:
     """Append a thousand at a time; return how long it took, every acknowledgement included."""
-    begun_s = SYSTEM_CLOCK.monotonic_s()
+    begun_s = looked_s = SYSTEM_CLOCK.monotonic_s()
     for first in range(0, departures.totals.events, APPEND_EVENTS):
         topic.append(departures.table.slice(first, APPEND_EVENTS))
         bars["append"](min(first + APPEND_EVENTS, departures.totals.events))
+        if SYSTEM_CLOCK.monotonic_s() - looked_s >= _LOOK_EVERY_S:
+            _show_groups(topic, bars)
+            looked_s = SYSTEM_CLOCK.monotonic_s()
     return SYSTEM_CLOCK.monotonic_s() - begun_s
+
+
+def _show_groups(topic: ms.Topic, bars: dict[str, Advance]) -> None:
+    events = len(topic)
+    for group, behind in _lag(topic).items():
+        bars[group](max(0, events - behind))
 
 
 def _lag(topic: ms.Topic) -> dict[str, int]:
@@ -98,23 +107,22 @@ def _follow(
     topic: ms.Topic, readers: dict[str, subprocess.Popen[str]], bars: dict[str, Advance], logs: Path
 ) -> None:
     """Show how far each group is until all processes have ended."""
-    events = len(topic)
     for group, process in readers.items():
         while process.poll() is None:
-            for other, behind in _lag(topic).items():
-                bars[other](events - behind)
+            _show_groups(topic, bars)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(_LOOK_EVERY_S)
         require(process.returncode == 0, f"group {group!r} failed: {_words(logs, group)}")
-        bars[group](events)
+        _show_groups(topic, bars)
 
 
 def _tell(screen: Screen, departures: Departures, duration_s: float, logged: Logged) -> None:
     totals = departures.totals
     appends = -(-totals.events // APPEND_EVENTS)
+    many = f"{appends:,} appends" if appends > 1 else "one append"
     screen.fact(
         "appended",
-        f"{totals.events:,} events into {PARTITIONS} partitions by carrier: {appends:,} appends of up to "
+        f"{totals.events:,} events into {PARTITIONS} partitions by carrier: {many} of up to "
         f"{APPEND_EVENTS:,}, each on disk when it returned, in {seconds(duration_s)}: {logged.throughput}",
     )
     screen.fact(

@@ -31,6 +31,7 @@ def clear(store: Path, picture: Path) -> bool:
     Raises ConfigurationError, and removes nothing, when something else is there or another demo runs in it.
     """
     _refuse_foreign_picture(picture)
+    _refuse_place_of_picture(picture, store)
     if not os.path.lexists(store) or (store.is_dir() and not any(store.iterdir())):
         return False
     _refuse_foreign_store(store)
@@ -57,7 +58,6 @@ def marked(store: Path) -> Iterator[None]:
 
 def write_picture(picture: Path, text: str) -> None:
     """Write the picture; it appears whole or not at all."""
-    picture.parent.mkdir(parents=True, exist_ok=True)
     partial = picture.with_name(f".{picture.name}.{os.getpid()}.partial")
     try:
         partial.write_text(text, encoding="utf-8")
@@ -68,7 +68,9 @@ def write_picture(picture: Path, text: str) -> None:
 
 def _refuse_foreign_store(store: Path) -> None:
     why = ""
-    if store.is_symlink() or not store.is_dir():
+    if store.is_symlink():
+        why = "it is a link"
+    elif not store.is_dir():
         why = "it is no directory"
     elif not (store / MARKER).is_file():
         why = f"it holds no file {MARKER}"
@@ -97,6 +99,26 @@ def _refuse_foreign_picture(picture: Path) -> None:
             where=str(picture),
             expected="a path where nothing is, or the picture of an earlier demo",
             next_step=_ELSEWHERE,
+        )
+
+
+def _refuse_place_of_picture(picture: Path, store: Path) -> None:
+    """Find out now, and not after all the work, that the picture could not be left there."""
+    why = ""
+    if picture.is_relative_to(store):
+        why = "it is in the store, where only the store may be"
+    else:
+        try:
+            picture.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            why = f"its directory cannot be made: {error.strerror}"
+        else:
+            why = "" if os.access(picture.parent, os.W_OK) else "its directory cannot be written"
+    if why:
+        raise ConfigurationError(
+            f"the picture cannot be left at {picture.name!r}: {why}",
+            where=str(picture),
+            next_step="choose another place with --picture",
         )
 
 
