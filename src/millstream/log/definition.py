@@ -118,8 +118,8 @@ def topic_spec(
     )
 
 
-def _check_name(name: str) -> None:
-    fits = _NAME.fullmatch(str(name)) and len(name) <= TOPIC_NAME_LENGTH_MAX
+def _check_name(name: object) -> None:
+    fits = isinstance(name, str) and _NAME.fullmatch(name) and len(name) <= TOPIC_NAME_LENGTH_MAX
     if not fits or name in {".", ".."}:
         raise ConfigurationError(
             f"{name!r} cannot be the name of a topic",
@@ -154,7 +154,7 @@ def reconcile(existing: TopicInfo, spec: TopicSpec) -> pa.Schema | None:
     if existing.schema.equals(spec.schema):
         return None
     for field in existing.schema:
-        asked = spec.schema.field(field.name) if field.name in spec.schema.names else None
+        asked = spec.schema.field(field.name) if field.name in spec.schema.names else "nothing"
         _refuse_difference(existing, f"column {field.name!r}", field, asked)
     for field in spec.schema:
         if field.name not in existing.schema.names and not field.nullable:
@@ -168,7 +168,8 @@ def reconcile(existing: TopicInfo, spec: TopicSpec) -> pa.Schema | None:
 
 
 def _refuse_difference(existing: TopicInfo, what: str, have: object, asked: object) -> None:
-    if have != asked:
+    # In this order: an Arrow field that is not there is a missing column, and cannot be compared with one.
+    if type(have) is not type(asked) or have != asked:
         raise TopicExists(
             f"the topic exists with another {what}: {have} and not {asked}",
             where=f"topic {existing.name!r}",

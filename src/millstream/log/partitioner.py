@@ -44,7 +44,8 @@ def key_bytes(key: object) -> bytes:
     if isinstance(key, str):
         return key.encode()
     if isinstance(key, int):
-        return key.to_bytes(8, "big", signed=True)
+        # An unsigned one beyond 63 bits has the bytes of the negative one, as if Java's cast had made it.
+        return key.to_bytes(8, "big", signed=key < 2**63)
     if isinstance(key, (bytes, bytearray, memoryview)):
         return bytes(key)
     raise TypeError(f"a {type(key).__name__} cannot be a key")
@@ -60,8 +61,9 @@ def partition_of(key: object, partitions: int) -> int:
 def partitions_of(keys: pa.Array, partitions: int) -> npt.NDArray[np.int64]:
     """Return the partition of each key of an Arrow array; NO_KEY where it is null."""
     if pa.types.is_integer(keys.type):
-        values = pc.fill_null(keys.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
-        matrix = values.astype(">i8").view(np.uint8).reshape(-1, 8)
+        wide = pa.uint64() if keys.type == pa.uint64() else pa.int64()
+        values = pc.fill_null(keys.cast(wide), 0).to_numpy(zero_copy_only=False)
+        matrix = values.astype(values.dtype.newbyteorder(">")).view(np.uint8).reshape(-1, 8)
         hashes = _hash_rows(matrix, 8)
     else:
         hashes = _hash_variable(keys)
