@@ -7,6 +7,8 @@ a run reaches the same steps every time.
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.log.batching import batching_policy
 from millstream.log.contract import ConsumerOptions
 from millstream.primitives.duration import duration_us
-from millstream.store import Store, recovery, segment
+from millstream.store import Store, catalog, recovery, segment
 from millstream.store.disk import Disk
 from millstream.testing.crash import Report
 from millstream.testing.trace import TraceDisk
@@ -245,4 +247,23 @@ def producers(report: Report, path: Path) -> None:
             for _ in range(2):
                 producer.send(info, event(n), sequence=n).result()
             report(("ack", [n]))
+    store.close()
+
+
+def old_store(report: Report, path: Path, version: int, closed: bool) -> None:
+    """Make a store as a library of that format version left it: closed, or killed."""
+    known = catalog.migrations()[:version]
+    vars(catalog)["migrations"] = lambda: known
+    append(report, path)
+    if not closed:
+        _, log = open_log(path)
+        send(report, log, range(200, 210))
+        report(("killed", []))
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def open_only(report: Report, path: Path) -> None:
+    """Open a store and close it."""
+    store, _ = open_log(path)
+    report(("opened", []))
     store.close()
