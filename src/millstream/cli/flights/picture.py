@@ -131,7 +131,8 @@ def _head(day: Day) -> Iterator[str]:
     late = sum((flight.delay or 0) >= LATE_MINUTES for flight in day.left)
     before = f"Each dot is one of {_many(day.left, 'flight')} that left the city’s three airports, "
     share = f"{late:,} of them {LATE_MINUTES} minutes late or more"
-    after = f"; {len(day.cancelled):,} were cancelled."
+    cancelled = len(day.cancelled)
+    after = f"; {cancelled:,} {'was' if cancelled == 1 else 'were'} cancelled."
     yield _text(
         _EDGE,
         64,
@@ -300,12 +301,15 @@ def _cancelled(cancelled: Iterable[Flight], scales: Scales) -> Iterator[str]:
 
 def _shares(hours: Iterable[Hour], scales: Scales) -> Iterator[str]:
     yield _text(_LEFT - 12, _SHARE_Y + 5, "share late", fill=_QUIET, anchor="end")
+    room = scales.x(60) - scales.x(0) - 2
+    size = round(min(14, 14 * room / text_width("100%", 14, bold=True)), 1)
     for hour in hours:
         heavy = hour.late >= 0.4
         yield _text(
             scales.x(hour.hour * 60 + 30),
             _SHARE_Y + 5,
             f"{hour.late:.0%}",
+            size=size,
             fill=_LATE if heavy else _QUIET,
             weight=700 if heavy else 400,
             anchor="middle",

@@ -1,0 +1,1 @@
+"""The commands and the parts of the demo, without a process."""
