@@ -64,7 +64,8 @@ class Running:
     def __init__(self, process: BaseProcess, pipe: Connection) -> None:
         """Made by ``start``."""
         self._process = process
-        self._pipe = pipe
+        self.pipe = pipe
+        """Readable when there is a report: for ``multiprocessing.connection.wait``."""
         self.outcome = Outcome()
 
     @property
@@ -79,8 +80,8 @@ class Running:
 
     def next_report(self, timeout_s: float = TIMEOUT_S) -> Any:  # noqa: ANN401 - whatever the scenario reports
         """Return the next report. Raises EOFError when the process ended, TimeoutError."""
-        while self._pipe.poll(timeout_s):
-            kind, value = self._pipe.recv()
+        while self.pipe.poll(timeout_s):
+            kind, value = self.pipe.recv()
             if kind == "report":
                 self.outcome.reports.append(value)
                 return value
@@ -98,7 +99,7 @@ class Running:
             self.kill()
             raise
         self.outcome.killed = self._process.exitcode == -signal.SIGKILL
-        self._pipe.close()
+        self.pipe.close()
         return self.outcome
 
     def _take(self, kind: str, value: Any) -> None:  # noqa: ANN401
