@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
+from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
@@ -117,9 +118,10 @@ class Topic:
 
         Each group is at its own place; the members of one group share the partitions. ``start`` says where a group
         begins that never read: ``"earliest"``, ``"latest"``, an offset, or the time of an append. ``follow=False``
-        ends at the end. Delivery is at least once: the place is stored when the next batch is asked for.
+        ends at the end. Delivery is at least once: the place is stored when the next batch is asked for. Raises
+        OffsetOutOfRange for a start that no event has reached yet.
         """
-        if isinstance(start, str) and start not in {"earliest", "latest"}:
+        if not isinstance(start, (int, datetime)) and start not in ("earliest", "latest"):
             raise ConfigurationError(
                 f"start={start!r}",
                 where=f"consume of topic {self.name!r}",

@@ -259,7 +259,8 @@ class Store:
         """Move committed pages from the write-ahead log to the catalog's file, mostly without blocking writers."""
         self._refuse_closed()
         self.committer.refuse_stopped()
-        recovery.checkpoint_shared(self._reader(), self.committer)
+        with translated(self.directory.catalog):
+            recovery.checkpoint_shared(self._reader(), self.committer)
 
     def sweep(self) -> None:
         """Remove the signs of life of processes that died."""

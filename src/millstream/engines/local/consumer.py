@@ -16,10 +16,11 @@ from typing import Any, Self
 
 from millstream.engines.local.groups import Membership
 from millstream.engines.local.reading import Reader
+from millstream.engines.local.topics import unknown_topic
 from millstream.log.contract import ConsumerOptions, PartitionLag
 from millstream.log.definition import TopicInfo
 from millstream.log.events import EventBatch
-from millstream.primitives.errors import Fenced, OffsetOutOfRange, StoreClosed
+from millstream.primitives.errors import Fenced, OffsetOutOfRange, StoreClosed, StoreError
 from millstream.primitives.limits import WAIT_FALLBACK_S
 from millstream.primitives.schema import datetime_us
 from millstream.primitives.telemetry import reach
@@ -60,15 +61,28 @@ class LocalConsumer:
         if isinstance(start, datetime):
             at_us = datetime_us(start)
             return {n: self._reader.offset_at(self._info, n, at_us) for n in numbers}
-        if isinstance(start, int):
-            return dict.fromkeys(numbers, start)
         ends = self.ends()
+        if isinstance(start, int):
+            for number, (_, end) in enumerate(ends):
+                if not 0 <= start <= end:
+                    raise self._not_there(number, start, end)
+            return dict.fromkeys(numbers, start)
         return {n: ends[n][0 if start == "earliest" else 1] for n in numbers}
 
+    def _not_there(self, number: int, start: int, end: int) -> OffsetOutOfRange:
+        return OffsetOutOfRange(
+            f"offset {start} is not there",
+            where=f"topic {self._info.name!r}, partition {number}",
+            expected=f"0 to {end}",
+            next_step="start at 'earliest' or 'latest'",
+        )
+
     def ends(self) -> list[tuple[int, int]]:
-        """Return (first offset, next offset) of each partition."""
+        """Return (first offset, next offset) of each partition. Raises UnknownTopic."""
         with self._store.read() as snapshot:
             rows = snapshot.run("log/partitions", (self._info.id,))
+        if not rows:
+            raise unknown_topic(self._info.name, str(self._store.path), [])
         return [(first, end) for _, _, first, end, _ in rows]
 
     @property
@@ -221,7 +235,8 @@ class LocalConsumer:
 
     def heartbeat(self) -> None:
         """Prolong the session while the user's code still polls; called by the engine's heartbeat thread."""
-        if self._store.clock.now_us() - self._polled_us < self._options.poll_interval_max_us:
+        since_us = self._store.clock.now_us() - self._polled_us
+        if not self._closed and since_us < self._options.poll_interval_max_us:
             self.membership.renew()
 
     def stop(self) -> None:
@@ -235,9 +250,14 @@ class LocalConsumer:
             return
         self._closed = True
         self._stopped.set()
-        if not self._store.closed:
-            self.membership.leave()
-        self._waiter.close()
+        try:
+            if not self._store.closed:
+                self.membership.leave()
+        except StoreError:
+            # A store that is full or stopped cannot note it; the others see it when the session ends.
+            return
+        finally:
+            self._waiter.close()
 
     def __iter__(self) -> Iterator[EventBatch]:
         """Iterate until the end (``follow=False``) or ``stop()``."""

@@ -52,5 +52,7 @@ class Embedded:
     def close(self) -> None:
         """Leave groups, stop background work, and close the store. Again is fine."""
         if not self.store.closed:
-            self.log.close()
-            self.store.close()
+            try:
+                self.log.close()
+            finally:
+                self.store.close()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from millstream.engines.local.topics import unknown_topic
 from millstream.log.assignment import Member, assign, departed
 from millstream.log.definition import TopicInfo
 from millstream.primitives.durability import Durability
@@ -89,6 +90,7 @@ class Membership:
         """Give up and take partitions as the group wants it; return whether anything changed.
 
         Reads only, unless there is something to do. ``start`` is where each partition begins that the group never read.
+        Raises UnknownTopic if the topic was deleted.
         """
         with self._store.read() as snapshot:
             if not self._has_work(snapshot):
@@ -136,6 +138,8 @@ class Membership:
             tx.run("log/member_delete", (member,))
         missing = self.member_id not in {m.id for m in members}
         if missing:
+            if not tx.run("log/group_get", (self.group_id,)):
+                raise unknown_topic(self._info.name, str(self._store.path), [])
             self._insert_member(tx, self.group_id)
         if gone or missing:
             self._rebalance(tx, self.group_id)

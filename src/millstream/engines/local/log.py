@@ -78,13 +78,8 @@ class LocalLog:
         durability: Durability | None = None,
     ) -> Staged:
         """Encode events, and write and sync what is large; ``Staged.apply`` makes them visible in a transaction."""
-        if partition is not None and not 0 <= partition < info.partitions:
-            raise ConfigurationError(
-                f"there is no partition {partition}",
-                where=f"topic {info.name!r}",
-                expected=f"0 to {info.partitions - 1}",
-                next_step="leave it out, and the key chooses",
-            )
+        if partition is not None:
+            _refuse_other_partition(info, partition)
         parts = self.encoder(info).encode(data, self.store.clock.now_us(), partition=partition)
         return stage(self.store, info, parts, durability=durability)
 
@@ -147,7 +142,11 @@ class LocalLog:
         events_max: int = READ_EVENTS_MAX,
         bytes_max: int = READ_BYTES_MAX,
     ) -> EventBatch | None:
-        """Return events from an offset on, or None when there are none. Raises OffsetOutOfRange."""
+        """Return events from an offset on, or None when there are none.
+
+        Raises OffsetOutOfRange, ConfigurationError for a partition that is not there, UnknownTopic, StoreCorrupt.
+        """
+        _refuse_other_partition(topic, partition)
         return self._reader.read(
             topic, partition, offset, events_max=events_max, bytes_max=bytes_max
         )
@@ -195,6 +194,16 @@ class LocalLog:
             consumer.close()
         if self._heartbeat is not None:
             self._heartbeat.join()
+
+
+def _refuse_other_partition(info: TopicInfo, partition: int) -> None:
+    if not 0 <= partition < info.partitions:
+        raise ConfigurationError(
+            f"there is no partition {partition}",
+            where=f"topic {info.name!r}",
+            expected=f"0 to {info.partitions - 1}",
+            next_step="leave it out when appending, and the key chooses",
+        )
 
 
 class LocalLogTransaction:

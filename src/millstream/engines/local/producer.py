@@ -48,6 +48,7 @@ class _Queue:
     """Events of one topic that wait."""
 
     info: TopicInfo
+    numbered: bool
     pending: list[_Pending] = field(default_factory=list)
     size_bytes: int = 0
     since_s: float = 0.0
@@ -86,7 +87,7 @@ class LocalProducer:
         ``sequence`` numbers the events of the caller's own source, ascending: one that is stored already is not stored
         again, also after a restart of a named producer. Blocks while the buffer is full; raises BufferFull when that
         lasts longer than ``block_timeout``, StoreClosed after ``close``, ConfigurationError for a sequence without a
-        name.
+        name, or on some events of a topic only.
         """
         if sequence is not None and self.name is None:
             raise ConfigurationError(
@@ -99,7 +100,14 @@ class LocalProducer:
         pending = _Pending(event, Future(), sequence)
         with self._changed:
             self._wait_for_room()
-            queue = self._queues.setdefault(topic.id, _Queue(topic))
+            queue = self._queues.setdefault(topic.id, _Queue(topic, sequence is not None))
+            if queue.numbered != (sequence is not None):
+                raise ConfigurationError(
+                    "some events have a sequence and others have none",
+                    where=f"topic {topic.name!r}, producer {self.name}",
+                    expected="a sequence on each event of a topic, or on none",
+                    next_step="number them all, or use another producer for the others",
+                )
             if not queue.pending:
                 queue.since_s = self._store.clock.monotonic_s()
             queue.pending.append(pending)
@@ -260,9 +268,11 @@ class LocalProducer:
                 else self._store_counted(info, number, parts)
             )
         except Overlap as overlap:
-            fresh = [e for e in entries if e.sequence is None or e.sequence > overlap.last_sequence]
+            fresh = []
             for entry in entries:
-                if entry not in fresh:
+                if entry.sequence is None or entry.sequence > overlap.last_sequence:
+                    fresh.append(entry)
+                else:
                     entry.future.set_result(Appended(info.name, number, -1, -1, True))
             self._send_partition(info, number, fresh)
             return

@@ -191,14 +191,12 @@ class Reader:
             rows = snapshot.run("log/frame_at_time", (partition_id, at_us))
             if not rows:
                 return int(snapshot.run("log/partition_get", (partition_id,))[0][1])
-        batch = self.read(info, partition, rows[0][0], events_max=1)
+        # That frame alone, but all of it: a merged one holds events of many appends.
+        batch = self.read(info, partition, rows[0][0], bytes_max=1)
         if batch is None:
             return int(rows[0][0])
-        chunk = batch.chunks[0]
-        index = (
-            int(np.argmax(chunk.appended_us >= at_us)) if (chunk.appended_us >= at_us).any() else 0
-        )
-        return int(chunk.offsets[index])
+        late = np.flatnonzero(batch.appended_us() >= at_us)
+        return int(batch.offsets()[late[0]]) if late.size else batch.first_offset
 
 
 def _follows(before: Row, after: Row) -> bool:
@@ -209,9 +207,13 @@ def _follows(before: Row, after: Row) -> bool:
 
 
 def _widened(data: pa.RecordBatch, info: TopicInfo) -> pa.RecordBatch:
-    """Return the data with the topic's columns of today: those added later are null."""
+    """Return the data with the columns that the reader knows: those it has and the data has not are null.
+
+    A process that declared the topic before a column was added goes on reading without it.
+    """
     if data.schema.equals(info.schema):
         return data
+    data = data.select([name for name in data.schema.names if name in info.schema.names])
     table = conform(data, info.schema, where=f"topic {info.name!r}")
     return table.combine_chunks().to_batches()[0] if table.num_rows else data.slice(0, 0)
 

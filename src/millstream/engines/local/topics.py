@@ -129,11 +129,11 @@ def find_topic(snapshot: Snapshot, name: str) -> TopicInfo | None:
 
 
 def unknown_topic(name: str, where: str, known: list[str]) -> UnknownTopic:
-    """Return the error, with the topics that there are."""
+    """Return the error, with the topics that there are if the caller knows them."""
     shown = ", ".join(known[:8]) + (" …" if len(known) > 8 else "")
     return UnknownTopic(
         f"there is no topic {name!r}",
         where=where,
-        expected=f"one of: {shown}" if known else "a store with topics; it has none",
+        expected=f"one of: {shown}" if known else "a topic that was declared and not deleted",
         next_step="declare it with app.topic(name, schema=…)",
     )

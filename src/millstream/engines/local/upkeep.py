@@ -144,7 +144,7 @@ class Upkeep:
         replacements = [self._merged(info, partition, run) for run in runs]
         merged_to = max(settled, partition.merged_to)
         if replacements or merged_to > partition.merged_to:
-            self._replace(partition.id, replacements, ("log/partition_merged", merged_to))
+            self._replace(info, partition.id, replacements, ("log/partition_merged", merged_to))
         return bool(replacements) and len(rows) == MERGE_FRAMES_MAX
 
     def _merged(
@@ -184,15 +184,22 @@ class Upkeep:
         return _Replacement(first, end, old_frames, frame)
 
     def _replace(
-        self, partition_id: int, replacements: Sequence[_Replacement], progress: tuple[str, int]
+        self,
+        info: TopicInfo,
+        partition_id: int,
+        replacements: Sequence[_Replacement],
+        progress: tuple[str, int],
     ) -> None:
-        """Write the new frames, then swap them in, in one transaction. Gives up if the old ones changed."""
+        """Write the new frames, then swap them in, in one transaction. Gives up if frames or columns changed."""
         frames = [r.frame for r in replacements if r.frame is not None]
         to_disk = self._store.durability is Durability.DISK
         placements = iter(self._writer(partition_id).append(frames, to_disk=to_disk))
         reach("replace.frames_written")
 
         def work(tx: Transaction) -> None:
+            # A column that was added since may be in the old frames, and would be missing in the new ones.
+            if tx.run("log/schemas", (info.id,))[-1][0] != info.schema_id:
+                raise Changed
             grown = 0
             for replacement, placement in placed:
                 grown += _swap(tx, partition_id, replacement, placement)
@@ -250,7 +257,7 @@ class Upkeep:
             for group in _groups(rows)
         ]
         self._replace(
-            partition.id, replacements, ("log/partition_compacted", partition.next_offset)
+            info, partition.id, replacements, ("log/partition_compacted", partition.next_offset)
         )
 
     def _last_offsets(

@@ -1,0 +1,1 @@
+SELECT name FROM consumer_group WHERE id = ?
