@@ -1,0 +1,1 @@
+"""The benchmark of the log: appends, concurrent appends, reading, latency between processes, memory."""
