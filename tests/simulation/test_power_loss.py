@@ -29,6 +29,8 @@ from tests.simulation.ledger import Ledger, opened, stored, verify
 SEEDS = int(os.environ.get("MILLSTREAM_SEEDS", "1"))
 STORE = "shop.mill"
 
+pytestmark = pytest.mark.timeout(120 * SEEDS)
+
 Look = Callable[[looks.Crash], None]
 
 

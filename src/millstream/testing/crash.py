@@ -32,8 +32,8 @@ Scenario = Callable[..., None]
 """``scenario(report, *arguments)``."""
 
 TIMEOUT_S: Final = 60.0
-# pyarrow looks for pandas at the first array it makes, which takes longer than most scenarios.
-_PRELOAD: Final = ("millstream.testing.crash", "millstream.engines.local.log", "pandas")
+# pyarrow looks for pandas at the first array it makes; both that and Polars take longer than most scenarios.
+_PRELOAD: Final = ("millstream.testing.crash", "millstream.engines.local.log", "pandas", "polars")
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(list(_PRELOAD))
 
