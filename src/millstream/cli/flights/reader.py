@@ -17,6 +17,7 @@ import pyarrow.compute as pc
 
 import millstream as ms
 from millstream.cli.flights.data import SCHEMA
+from millstream.log.contract import Consumer
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.histogram import PHASES
 
@@ -101,25 +102,33 @@ def declare(app: ms.App) -> ms.Topic:
 
 def read(topic: ms.Topic, group: str, expected: int) -> Reading:
     """Follow the topic as a group until ``expected`` events are read; each batch is committed after it was added."""
-    clock, reading, pace = SYSTEM_CLOCK, Reading(), PACES[group]
-    begun_s: float | None = None
+    reading, pace = Reading(), PACES[group]
     with topic.consume(group, auto_commit=False, batch_events=pace.batch_events) as consumer:
-        consumer.poll(0)  # Joins the group, so that the writer may begin.
+        batch = consumer.poll(0)  # Joins the group, so that the writer may begin.
         print(READY, flush=True)
+        begun_s: float | None = None
         while reading.events < expected:
-            batch = consumer.poll(_PATIENCE_S)
+            batch = batch or consumer.poll(_PATIENCE_S)
             if batch is None:
                 break
-            received_s, received_us = clock.monotonic_s(), clock.now_us()
+            received_s = SYSTEM_CLOCK.monotonic_s()
             begun_s = received_s if begun_s is None else begun_s
-            pace.add(reading, batch)
-            added_s = clock.monotonic_s()
-            consumer.commit()
-            committed_s = clock.monotonic_s()
-            reading.batches += 1
-            _record(reading, batch, received_us, added_s - received_s, committed_s - added_s)
-            reading.duration_s = committed_s - begun_s
+            _take(reading, batch, consumer, pace)
+            reading.duration_s = SYSTEM_CLOCK.monotonic_s() - begun_s
+            batch = None
     return reading
+
+
+def _take(reading: Reading, batch: ms.EventBatch, consumer: Consumer, pace: Pace) -> None:
+    """Add a batch up, commit that it was read, and record its delays."""
+    clock = SYSTEM_CLOCK
+    received_s, received_us = clock.monotonic_s(), clock.now_us()
+    pace.add(reading, batch)
+    added_s = clock.monotonic_s()
+    consumer.commit()
+    committed_s = clock.monotonic_s()
+    reading.batches += 1
+    _record(reading, batch, received_us, added_s - received_s, committed_s - added_s)
 
 
 def _record(
