@@ -1,0 +1,1 @@
+"""The embedded engine of the log, in a real store."""
