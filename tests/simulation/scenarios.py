@@ -90,6 +90,17 @@ def append_process(report: Report, path: Path) -> None:
     store.close()
 
 
+def append_small(report: Report, path: Path) -> None:
+    """Appends that lie in the catalog, whatever the durability."""
+    store, log = open_log(path)
+    log.create_topic(spec())
+    for start in range(0, 60, 5):
+        send(report, log, range(start, start + 4))
+        if start % 20 == 15:
+            log.upkeep.checkpoint()
+    store.close()
+
+
 def group_commit(report: Report, path: Path) -> None:
     """Four threads whose commits share syncs."""
     store, log = open_log(path)

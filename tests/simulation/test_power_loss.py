@@ -3,7 +3,8 @@
 A scenario runs once on a disk that remembers every write and every sync. Then, for moments before and behind
 each sync, a disk is made as it may look when power failed then: any part of what was not synced is
 there, down to single sectors, and the rest is not. With durability ``disk`` all that was acknowledged
-by then must be there. With ``process`` the last of it may be missing, and nothing else.
+by then must be there. With ``process`` the last of the small appends may be missing, and nothing else; bytes of large
+ones that are missing in a segment must be refused.
 
 Environment:
     MILLSTREAM_SEEDS  how many disks are made for each moment; ``make soak`` sets it.
@@ -19,12 +20,16 @@ from random import Random
 
 import pytest
 
+from millstream.engines.local.log import LocalLog
 from millstream.primitives.errors import StoreCorrupt
+from millstream.store import Store
+from millstream.store.check import check
 from millstream.testing.crash import run
 from millstream.testing.power import PowerLoss
 from millstream.testing.trace import Kind, Operation
+from millstream.testing.unsynced import UnsyncedDisk
 from tests.simulation import looks, scenarios
-from tests.simulation.ledger import Ledger, opened, stored, verify
+from tests.simulation.ledger import Ledger, opened, read_partition, stored, text_of, verify
 
 SEEDS = int(os.environ.get("MILLSTREAM_SEEDS", "1"))
 STORE = "shop.mill"
@@ -92,6 +97,48 @@ def test_retention_deletes_the_oldest_only(tmp_path: Path, seed: int):
 
 def test_compaction_keeps_the_last_of_each_key(tmp_path: Path, seed: int):
     lose_power(trace("compaction", tmp_path / "live"), tmp_path, seed, looks.newest_kept)
+
+
+def only_the_end_lost(left: looks.Crash) -> None:
+    """Some of what was acknowledged last may be missing, and nothing before it."""
+    begun = Ledger(left.ledger.begun)
+    whole(looks.Crash(left.path, left.reports, begun))
+
+
+def test_without_syncs_small_appends_lose_only_their_end(tmp_path: Path, seed: int):
+    operations = trace("append_small", tmp_path / "live", "process")
+    assert not any("segments/0" in operation.path for operation in operations)
+    lose_power(operations, tmp_path, seed, only_the_end_lost)
+
+
+def never_misread(left: looks.Crash) -> None:
+    """What is missing in a segment is refused, by the reader and by ``check``; all else is as it was sent."""
+    begun = {n for batch in left.ledger.begun for n in batch}
+    refused, found = False, list[int]()
+    try:
+        with Store.open(left.path, disk=UnsyncedDisk()) as store:
+            log = LocalLog(store)
+            store.duty.stop()
+            if "events" in log.topic_names():
+                info = log.topic("events")
+                for number in range(info.partitions):
+                    try:
+                        rows = read_partition(log, info, number)
+                    except StoreCorrupt:
+                        refused = True
+                        continue
+                    assert all(row["text"] == text_of(row["n"]) for _, row in rows)
+                    found += [row["n"] for _, row in rows]
+            log.close()
+    except StoreCorrupt:
+        refused = True
+    assert len(found) == len(set(found))
+    assert begun.issuperset(found)
+    assert bool(check(left.path)) == refused
+
+
+def test_without_syncs_large_appends_are_never_misread(tmp_path: Path, seed: int):
+    lose_power(trace("append", tmp_path / "live", "process"), tmp_path, seed, never_misread)
 
 
 @pytest.mark.parametrize("file", ["segments/", "catalog.db-wal"])
