@@ -6,6 +6,10 @@
 
 PYTHON ?= python3
 ARGS   ?=
+# A soak: so many disks for each moment of a power loss, and so many ledger runs of so many seconds.
+SEEDS   ?= 10
+SECONDS ?= 60
+SOAK   := tests/simulation/test_power_loss.py tests/simulation/test_campaign.py
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
@@ -18,7 +22,7 @@ UV     := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --gene
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 .NOTPARALLEL:
-.PHONY: help demo test check static format lint types imports tidy docs bench package lock clean
+.PHONY: help demo test check static format lint types imports tidy docs soak bench package lock clean
 
 help: ## list what can be made
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -57,6 +61,9 @@ docs: $(VENV)/.dev ## only the docs: examples run, links resolve, nothing is lef
 	$(BIN)/python -m pytest tests/architecture/test_docs.py $(ARGS)
 
 # ---- for contributors ---------------------------------------------------------------------------
+
+soak: $(VENV)/.dev ## kill processes and cut the power for long: make soak SEEDS=20 SECONDS=60
+	MILLSTREAM_SEEDS=$(SEEDS) MILLSTREAM_SECONDS=$(SECONDS) $(BIN)/python -m pytest $(SOAK) -v $(ARGS)
 
 bench: $(VENV)/.bench ## run a benchmark beside its peers: make bench NAME=log
 	@test -n "$(NAME)" || { echo "error: which benchmark? For example: make bench NAME=log" >&2; exit 2; }
