@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 
 from benchmarks import machine
-from benchmarks.harness import Figure, Scenario, Settings, progress
+from benchmarks.harness import Figure, Scenario, Settings
 from benchmarks.report import as_json, print_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -89,7 +89,8 @@ def _run(bench: str, scenarios: Mapping[str, Scenario], settings: Settings) -> N
     before = machine.load()
     figures: list[Figure] = []
     for name, scenario in scenarios.items():
-        progress(name)
+        if not sys.stderr.isatty():
+            print(f"{bench}: {name}", file=sys.stderr, flush=True)
         figures.extend(scenario(settings))
     here = machine.describe(settings.directory)
     notes = [*_EXPLAINED, f"load average before: {before}; after: {machine.load()}"]

@@ -42,21 +42,22 @@ class HonkerStream:
         return _HonkerClient(place)
 
 
-class _HonkerClient:
-    def __init__(self, place: Place) -> None:
-        self._database: Any = installed("honker", group="honker").open(
-            str(place.directory / "honker.db")
-        )
-        if place.durability == DISK:
-            self._sync_each_commit()
-        self._stream = self._database.stream("events")
-
-    def _sync_each_commit(self) -> None:
+def open_database(place: Place) -> Any:
+    """Open honker's database with the durability of the place."""
+    database = installed("honker", group="honker").open(str(place.directory / "honker.db"))
+    if place.durability == DISK:
         # The pragma is refused inside a transaction, so it stands between the two halves of one.
-        with self._database.transaction() as transaction:
+        with database.transaction() as transaction:
             transaction.execute("COMMIT")
             transaction.execute("PRAGMA synchronous=FULL")
             transaction.execute("BEGIN IMMEDIATE")
+    return database
+
+
+class _HonkerClient:
+    def __init__(self, place: Place) -> None:
+        self._database = open_database(place)
+        self._stream = self._database.stream("events")
 
     def prepare(self, payloads: Sequence[bytes]) -> list[str]:
         """Return text."""

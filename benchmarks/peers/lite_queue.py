@@ -42,12 +42,17 @@ class LiteQueuePeer:
         return _LiteQueueClient(place)
 
 
+def open_queue(place: Place) -> Any:
+    """Open litequeue's database with the durability of the place."""
+    queue = installed("litequeue").LiteQueue(str(place.directory / "lite.db"), timeout=30)
+    if place.durability == DISK:
+        queue.conn.execute("PRAGMA synchronous=FULL")
+    return queue
+
+
 class _LiteQueueClient:
     def __init__(self, place: Place) -> None:
-        module = installed("litequeue")
-        self._queue: Any = module.LiteQueue(str(place.directory / "lite.db"), timeout=30)
-        if place.durability == DISK:
-            self._queue.conn.execute("PRAGMA synchronous=FULL")
+        self._queue = open_queue(place)
 
     def prepare(self, payloads: Sequence[bytes]) -> list[str]:
         """Return text."""

@@ -38,14 +38,19 @@ class PersistQueuePeer:
         return _PersistQueueClient(place)
 
 
+def open_queue(place: Place, kind: str = "SQLiteQueue") -> Any:
+    """Open one of persist-queue's queues with the durability of the place."""
+    queue = getattr(installed("persistqueue"), kind)(
+        str(place.directory), multithreading=True, timeout=30.0
+    )
+    level = "FULL" if place.durability == DISK else "OFF"
+    queue._putter.execute(f"PRAGMA synchronous={level}")
+    return queue
+
+
 class _PersistQueueClient:
     def __init__(self, place: Place) -> None:
-        module = installed("persistqueue")
-        self._queue: Any = module.SQLiteQueue(
-            str(place.directory), multithreading=True, timeout=30.0
-        )
-        level = "FULL" if place.durability == DISK else "OFF"
-        self._queue._putter.execute(f"PRAGMA synchronous={level}")
+        self._queue = open_queue(place)
 
     def prepare(self, payloads: Sequence[bytes]) -> list[bytes]:
         """Return them as they are."""

@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,10 @@ FIELDS = {
 }
 
 
-def run(bench: str, place: Path, *options: str) -> dict[str, list[dict[str, object]]]:
+Result = dict[str, Any]
+
+
+def run(bench: str, place: Path, *options: str) -> Result:
     command = [sys.executable, "-m", f"benchmarks.{bench}", "--quick", "--directory", str(place)]
     done = subprocess.run(
         [*command, *options], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
@@ -41,7 +45,7 @@ def run(bench: str, place: Path, *options: str) -> dict[str, list[dict[str, obje
     return result
 
 
-def check(figure: dict[str, object]) -> None:
+def check(figure: Result) -> None:
     assert set(figure) == set(FIELDS)
     for field, kind in FIELDS.items():
         assert isinstance(figure[field], kind), f"{figure['name']}: {field} is {figure[field]!r}"
@@ -81,6 +85,20 @@ def test_the_log(tmp_path: Path):
     }
     # This one needs nothing but what the library itself needs.
     assert figures[0]["peers"]["sqlite rows"] > 0
+
+
+def test_tasks(tmp_path: Path):
+    figures = run("tasks", tmp_path)["figures"]
+    for figure in figures:
+        check(figure)
+    assert set(figures[0]["peers"]) == {"honker", "litequeue", "persist-queue"}
+
+
+def test_flows(tmp_path: Path):
+    figures = run("flows", tmp_path)["figures"]
+    for figure in figures:
+        check(figure)
+    assert figures[0]["peers"]["polars"] > 0
 
 
 def test_one_scenario_without_peers(tmp_path: Path):

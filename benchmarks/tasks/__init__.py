@@ -1,0 +1,1 @@
+"""The benchmark of tasks: sending, and doing tasks that do nothing."""
