@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import signal
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 
 import click
 
@@ -15,6 +13,7 @@ from millstream.app import App
 from millstream.cli.flights.data import refuse_missing_extra
 from millstream.cli.flights.place import clear, marked
 from millstream.cli.flights.screen import Screen
+from millstream.cli.flights.stopping import stopped_by_signals
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.tasks.limits import CHILDREN_MAX
 
@@ -74,7 +73,11 @@ def demo(store: Path, picture: Path, flights: int | None, workers: int) -> None:
     screen = Screen()
     # Children get the path too, and a program may change its directory.
     store, picture = store.absolute(), picture.absolute()
-    with _stopped_in_order(), tempfile.TemporaryDirectory(prefix="millstream-demo-") as folder:
+    with (
+        stopped_by_signals(),
+        _told(),
+        tempfile.TemporaryDirectory(prefix="millstream-demo-") as folder,
+    ):
         if clear(store, picture):
             screen.say(f"The store of an earlier demo was removed: {store}")
         # Here and not above, so that --help needs nothing of the extra.
@@ -95,25 +98,9 @@ def demo(store: Path, picture: Path, flights: int | None, workers: int) -> None:
 
 
 @contextlib.contextmanager
-def _stopped_in_order() -> Iterator[None]:
-    """Turn the first signal to stop into KeyboardInterrupt, and let no second one disturb the clearing up."""
-    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        del number, frame
-        for each in numbers:
-            signal.signal(each, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    before = {number: signal.getsignal(number) for number in numbers}
-    for number, handler in before.items():
-        if handler is not signal.SIG_IGN:  # As with nohup: whoever started us wants it so.
-            signal.signal(number, stop)
+def _told() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
         click.echo("Stopped. No process is left behind; the next run starts clean.", err=True)
         raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

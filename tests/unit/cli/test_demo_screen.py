@@ -46,6 +46,26 @@ def test_a_broken_promise_ends_the_demo_with_1() -> None:
     assert caught.value.exit_code == 1
 
 
+def test_a_table_of_plain_spaces_breaks_only_between_figures(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    screen = Screen()
+    rows = [("tasks, mail", "4.35 ms · 9.73 ms", "7.93 ms")]
+    screen.table(("", "process", "publish"), rows)
+    assert capsys.readouterr().out.splitlines()[1].split("  ")[1:] == [
+        "tasks, mail",
+        "4.35 ms · 9.73 ms",
+        "7.93 ms",
+    ]
+    screen.console.width = 34
+    screen.table(("", "process", "publish"), rows)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split() for line in lines[1:]] == [
+        ["tasks,", "mail", "4.35", "ms", "·", "7.93", "ms"],
+        ["9.73", "ms"],
+    ]
+
+
 @pytest.mark.parametrize(
     ("count", "duration_s", "shown"),
     [

@@ -9,6 +9,8 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from millstream.cli.flights.stopping import stop_deferred
+
 _PATIENCE_S = 5.0
 _LAST_LINES = 3
 
@@ -22,21 +24,22 @@ def child(
     It has a session of its own, so that Ctrl-C in the terminal reaches the demo alone, which ends it here in order:
     asked first, asked again, and killed at last. When it ends by itself nothing is sent to it.
     """
-    with log.open("ab") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, **(environment or {})},
-            start_new_session=True,
-        )
-    with process:
-        try:
-            yield process
-        finally:
-            _end(process)
+    with contextlib.ExitStack() as stack:
+        errors = stack.enter_context(log.open("ab"))
+        with stop_deferred():
+            # A stop between the start of the process and the taking note of it would leave it behind.
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                env={**os.environ, **(environment or {})},
+                start_new_session=True,
+            )
+            stack.enter_context(process)
+            stack.callback(_end, process)
+        yield process
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -22,7 +22,6 @@ from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.duration import format_duration
 from millstream.primitives.histogram import PHASES
 
-_UNBROKEN = "\N{NO-BREAK SPACE}"
 _LEGEND = {
     "source": "how old the data was when it came: these flights are of 2013. Tasks: how long they were asked to wait",
     "start": "how long it then lay there until work on it began",
@@ -99,7 +98,7 @@ def _tell_of_time(screen: Screen, parts: list[Part]) -> None:
         (part.name, part.throughput, *(_quantiles(part.delays.get(phase)) for phase in PHASES))
         for part in parts
     ]
-    screen.table(("", "throughput", *_LEGEND), [[_unbroken(cell) for cell in row] for row in rows])
+    screen.table(("", "throughput", *_LEGEND), rows)
     for delay, meaning in _LEGEND.items():
         screen.fact(delay, meaning)
 
@@ -109,11 +108,6 @@ def _quantiles(histogram: ms.Histogram | None) -> str:
         return "–"
     half, most = (format_duration(histogram.quantile(q)) for q in (0.5, 0.95))
     return half if half == most else f"{half} · {most}"
-
-
-def _unbroken(cell: str) -> str:
-    """Let a narrow terminal break a cell between its two figures and nowhere else."""
-    return cell.replace(" ", _UNBROKEN).replace(f"{_UNBROKEN}·{_UNBROKEN}", f"{_UNBROKEN}· ")
 
 
 def _draw(app: ms.App, screen: Screen, path: Path) -> None:

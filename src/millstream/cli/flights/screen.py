@@ -23,6 +23,9 @@ _LABEL_WIDTH, _ROOM_MIN = 9, 20
 _FIGURE = re.compile(r"(?<=\d) (?=[a-zA-Zµ]{1,3}\b)")
 """The space between a figure and its unit, where no line ends."""
 _HOLD = "\0"
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_UNBROKEN_FIGURE = re.compile(r"(?<!·) ")
+"""A cell of a table may be broken between two figures (``1 ms · 2 ms``), and nowhere else."""
 
 
 class Screen:
@@ -78,8 +81,11 @@ class Screen:
         for index, column in enumerate(columns):
             table.add_column(column, justify="left" if index < texts else "right")
         for row in rows:
-            table.add_row("", *map(escape, row))
-        self.console.print(table)
+            table.add_row("", *(escape(_UNBROKEN_FIGURE.sub(_NO_BREAK, cell)) for cell in row))
+        with self.console.capture() as drawn:
+            self.console.print(table)
+        for line in drawn.get().replace(_NO_BREAK, " ").splitlines():
+            self.console.file.write(line.rstrip() + "\n")
 
     @contextlib.contextmanager
     def bars(self, **totals: int) -> Iterator[dict[str, Advance]]:
