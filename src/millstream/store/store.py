@@ -296,12 +296,20 @@ class Store:
             self.frames.close()
         for connection in self._readers:
             connection.close()
-        if "_writer" in self.__dict__:
+        if "_writer" not in self.__dict__:
+            self._release_run()
+            return
+        # Who opens meanwhile would find this process alive, and a log that is just being removed.
+        with FileLock(self.directory.run / "opening.lock") as opening:
             if "committer" in self.__dict__ and self.committer.stopped is not None:
                 keep_log(self._writer, keep=True)
             self._writer.close()
             if "_mark" in self.__dict__:
                 self._mark.forget_folded()
+            self._release_run()
+        opening.close()
+
+    def _release_run(self) -> None:
         if "_wal" in self.__dict__:
             os.close(self._wal)
         for name in ("_write_lock", "_sync_lock", "_liveness", "signals"):

@@ -108,8 +108,12 @@ class WalMark:
         return (salts, pages)
 
     def _clear(self) -> None:
+        if self.current() == self._synced() == _NOTHING:
+            return
         _MARK.pack_into(self._signals.shared, _COMMITTED, *_NOTHING)
         _MARK.pack_into(self._signals.shared, _SYNCED, *_NOTHING)
+        # To the disk before a new log begins: a mark that a power loss brings back would speak against the new log.
+        self._signals.shared.flush()
 
     def _adopt_boot(self) -> None:
         boot = _boot()
@@ -142,13 +146,14 @@ def damage_of_log(signals: Path, wal: Path) -> list[str]:
         content = wal.read_bytes()
     except FileNotFoundError:
         return []
-    if len(marks) < _BOOT + _BOOT_BYTES - _COMMITTED or not content:
+    if len(marks) < _BOOT + _BOOT_BYTES - _COMMITTED:
         return []
     committed = _MARK.unpack_from(marks, 0)
     synced = _MARK.unpack_from(marks, _SYNCED - _COMMITTED)
     if marks[_BOOT - _COMMITTED :] != _boot():
         committed = _NOTHING
     if not _header_fits(content[:_HEADER_BYTES]):
+        # A log without a byte has no header either: right when it is new, and when the marks know nothing of it.
         held = max(committed[1], synced[1])
         return [f"the log's header is damaged; it held {held} pages"] if held else []
     pages = _readable_pages(content)
