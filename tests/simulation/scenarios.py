@@ -198,6 +198,25 @@ def merge(report: Report, path: Path) -> None:
     store.close()
 
 
+def merge_without_syncs(report: Report, path: Path) -> None:
+    """What was acknowledged with syncs is merged by a process that makes none, and another one dies of it."""
+    upkeep.MERGE_FRAMES_MIN = 4
+    store, log = open_log(path, "disk")
+    log.create_topic(spec())
+    for start in range(0, 24, 2):
+        send(report, log, range(start, start + 2))
+    log.close()
+    store.close()
+    for _ in range(2):
+        store, log = open_log(path, "process")
+        while log.upkeep.merge():
+            continue
+        log.upkeep.sweep()
+        log.upkeep.checkpoint()
+        log.close()
+        store.close()
+
+
 def compaction(report: Report, path: Path) -> None:
     """Only the last event of each key stays."""
     upkeep._COMPACT_EVENTS_MIN = 10

@@ -26,10 +26,19 @@ from millstream.store import Store
 from millstream.store.check import check
 from millstream.testing.crash import run
 from millstream.testing.power import PowerLoss
-from millstream.testing.trace import Kind, Operation
+from millstream.testing.trace import Kind, Operation, TraceDisk
 from millstream.testing.unsynced import UnsyncedDisk
 from tests.simulation import looks, scenarios
-from tests.simulation.ledger import Ledger, opened, read_partition, stored, text_of, verify
+from tests.simulation.ledger import (
+    Ledger,
+    events,
+    opened,
+    read_partition,
+    spec,
+    stored,
+    text_of,
+    verify,
+)
 
 SEEDS = int(os.environ.get("MILLSTREAM_SEEDS", "1"))
 STORE = "shop.mill"
@@ -139,6 +148,30 @@ def never_misread(left: looks.Crash) -> None:
 
 def test_without_syncs_large_appends_are_never_misread(tmp_path: Path, seed: int):
     lose_power(trace("append", tmp_path / "live", "process"), tmp_path, seed, never_misread)
+
+
+def test_upkeep_without_syncs_keeps_what_was_synced(tmp_path: Path, seed: int):
+    """A process with durability ``process`` must not take back what another one acknowledged with ``disk``."""
+    lose_power(trace("merge_without_syncs", tmp_path / "live", ""), tmp_path, seed, whole)
+
+
+def test_a_folder_that_another_process_left_unsynced_is_synced(tmp_path: Path, seed: int):
+    """Who made the folder of a partition may have been killed before it synced the name."""
+    disk = TraceDisk(tmp_path / "live" / STORE)
+    with Store.open(tmp_path / "live" / STORE, disk=disk) as store:
+        log = LocalLog(store)
+        store.duty.stop()
+        info = log.create_topic(spec())
+        for partition_id in info.partition_ids:
+            store.directory.partition(partition_id).mkdir()
+        log.append(info, events(range(5)))
+        loss = PowerLoss(disk.operations)
+        loss.advance(len(loss))
+        log.close()
+    ledger = Ledger([tuple(range(5))], [tuple(range(5))])
+    for number in range(12):
+        loss.write_to(tmp_path / f"{number}", Random(f"{seed}-{number}"))
+        verify(tmp_path / f"{number}" / STORE, ledger)
 
 
 @pytest.mark.parametrize("file", ["segments/", "catalog.db-wal"])

@@ -103,7 +103,7 @@ def remove_unknown_files(store: Store) -> int:
 
 def _settle(store: Store) -> None:
     """Sync the catalog before bytes are removed: what it says now must not be undone by a power loss."""
-    store.write(lambda tx: None)
+    store.write(lambda tx: None, durability=Durability.DISK)
 
 
 def _cut(store: Store, partition_id: int, segment_id: int, end: int) -> None:

@@ -55,6 +55,7 @@ class SegmentWriter:
         self._descriptor = -1
         self._segment_id = 0
         self._position = 0
+        self._entry_synced = False
         self._sync = LocalSync(self._sync_file)
 
     def append(self, frames: Sequence[EncodedFrame], *, to_disk: bool) -> list[Placement]:
@@ -68,7 +69,7 @@ class SegmentWriter:
         with self._lock:
             try:
                 for frame in frames:
-                    placements.append(self._write(frame))
+                    placements.append(self._write(frame, to_disk=to_disk))
             except OSError as error:
                 raise self._store.refuse(error, self._path) from error
             ticket, sync = self._sync.ticket(), self._sync
@@ -77,16 +78,18 @@ class SegmentWriter:
             reach("append.frame_synced")
         return placements
 
-    def _write(self, frame: EncodedFrame) -> Placement:
+    def _write(self, frame: EncodedFrame, *, to_disk: bool) -> Placement:
         if self._descriptor < 0 or self._position + frame.size_bytes > SEGMENT_BYTES_MAX:
-            self._roll()
+            self._roll(to_disk=to_disk)
+        elif to_disk and not self._entry_synced:
+            self._sync_entry()  # the segment was made by an append without syncs
         self._store.disk.write(self._descriptor, frame.buffers, self._position)
         placement = Placement(self._segment_id, self._position, frame.size_bytes)
         self._position += frame.size_bytes
         reach("append.frame_written")
         return placement
 
-    def _roll(self) -> None:
+    def _roll(self, *, to_disk: bool) -> None:
         store, directory = self._store, self._store.directory
         self._seal()
         [[segment_id]] = store.write(
@@ -97,20 +100,29 @@ class SegmentWriter:
         folder = directory.partition(self._partition_id)
         if not folder.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
-            store.disk.sync_directory(directory.segments)
         path = directory.segment(self._partition_id, segment_id)
-        descriptor = store.disk.open(path, create=True)
-        if store.durability is Durability.DISK:
-            store.disk.sync_directory(folder)
-        reach("append.segment_made")
-        self._descriptor, self._segment_id, self._position = descriptor, segment_id, 0
+        self._descriptor = store.disk.open(path, create=True)
+        self._segment_id, self._position, self._entry_synced = segment_id, 0, False
         self._sync = LocalSync(self._sync_file)
+        if to_disk:
+            self._sync_entry()
+        reach("append.segment_made")
+
+    def _sync_entry(self) -> None:
+        """Sync the file's name, and its folder's: whoever made that may have been killed before it was synced."""
+        directory = self._store.directory
+        try:
+            self._store.disk.sync_directory(directory.partition(self._partition_id))
+            self._store.disk.sync_directory(directory.segments)
+        except OSError as error:
+            raise self._store.stop(error, self._path) from error
+        self._entry_synced = True
 
     def _seal(self) -> None:
         if self._descriptor < 0:
             return
         # Frames of other threads may still wait for this file's sync.
-        if self._store.durability is Durability.DISK:
+        if self._entry_synced:
             self._sync.ensure(self._sync.ticket())
         os.close(self._descriptor)
         self._descriptor = -1

@@ -190,10 +190,12 @@ class Upkeep:
         replacements: Sequence[_Replacement],
         progress: tuple[str, int],
     ) -> None:
-        """Write the new frames, then swap them in, in one transaction. Gives up if frames or columns changed."""
+        """Write the new frames, then swap them in, in one transaction. Gives up if frames or columns changed.
+
+        Synced whatever the durability of this process: another one may have acknowledged the old frames as safe.
+        """
         frames = [r.frame for r in replacements if r.frame is not None]
-        to_disk = self._store.durability is Durability.DISK
-        placements = iter(self._writer(partition_id).append(frames, to_disk=to_disk))
+        placements = iter(self._writer(partition_id).append(frames, to_disk=True))
         reach("replace.frames_written")
 
         def work(tx: Transaction) -> None:
@@ -209,7 +211,7 @@ class Upkeep:
 
         placed = [(r, next(placements) if r.frame is not None else None) for r in replacements]
         try:
-            self._store.write(work)
+            self._store.write(work, durability=Durability.DISK)
         except Changed:
             return
         reach("replace.committed")
@@ -296,7 +298,8 @@ class Upkeep:
         # row. They go to the disk, or a power loss would bring back rows of frames whose file is gone. A crash in
         # between leaves files that nobody knows; the next process that is alone removes them.
         gone = self._store.write(
-            lambda tx: [row for row in dead if tx.run("log/segment_delete", (row[0],))]
+            lambda tx: [row for row in dead if tx.run("log/segment_delete", (row[0],))],
+            durability=Durability.DISK,
         )
         reach("retention.segments_forgotten")
         for segment_id, partition_id in gone:
