@@ -26,7 +26,10 @@
     ├── TaskError
     │   ├── UnknownTask
     │   ├── TaskFailed            raised by AsyncResult.get()
-    │   └── ResultTimeout         no result within the timeout
+    │   ├── TaskRevoked           raised by AsyncResult.get(): revoked, or expired
+    │   ├── ResultTimeout         no result within the timeout
+    │   ├── Retry                 raised by self.retry(): the attempt ends, another follows
+    │   └── MaxRetriesExceeded    raised by self.retry() when no retry is left
     └── FlowError
         ├── PlanError             refused when the plan is built
         └── StepError             a step failed while it ran
@@ -180,8 +183,27 @@ class TaskFailed(TaskError):
     """The traceback of the worker, as text; empty when the worker died."""
 
 
+class TaskRevoked(TaskError):
+    """The task was revoked, or expired before it was started."""
+
+    task_id: str = ""
+
+
 class ResultTimeout(TaskError):
     """No result arrived within the timeout."""
+
+
+class Retry(TaskError):
+    """A task asks for another attempt. Raised by ``self.retry()``; catch it only to raise it again."""
+
+    delay_us: int | None = None
+    """How long to wait; None means by the backoff of the task."""
+    cause: BaseException | None = None
+    """The error that the attempt is recorded with."""
+
+
+class MaxRetriesExceeded(TaskError):
+    """``self.retry()`` was called when no retry was left."""
 
 
 class FlowError(MillstreamError):
