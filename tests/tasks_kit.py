@@ -12,8 +12,8 @@ from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.store import Store
 from millstream.store.catalog import connect
+from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.states import TRANSITIONS
-from millstream.tasks.task import TaskRegistry
 
 
 def us(microseconds: int) -> timedelta:

@@ -34,9 +34,13 @@ from millstream.primitives.durability import Durability
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import Timestamp
+from millstream.tasks.bound import BoundTask
 from millstream.tasks.result import AsyncResult
+from millstream.tasks.retry import Backoff
+from millstream.tasks.signature import Signature
 from millstream.tasks.states import TaskState
 from millstream.tasks.task import Task
+from millstream.tasks.unique import Unique
 
 __version__ = "0.1.0"
 
@@ -45,6 +49,8 @@ __all__ = [
     "App",
     "Appended",
     "AsyncResult",
+    "Backoff",
+    "BoundTask",
     "Durability",
     "EventBatch",
     "Expression",
@@ -54,10 +60,12 @@ __all__ = [
     "PartitionLag",
     "Progress",
     "RunReport",
+    "Signature",
     "Task",
     "TaskState",
     "Timestamp",
     "Topic",
+    "Unique",
     "col",
     "count",
     "errors",

@@ -26,7 +26,7 @@ from millstream.primitives.duration import Duration
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
-from millstream.tasks.task import TaskRegistry
+from millstream.tasks.registry import TaskRegistry
 
 
 class App:
@@ -70,6 +70,8 @@ class App:
         """The tasks that were declared, by name."""
         self.task = self.tasks.task
         """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
+        self.send_task = self.tasks.send_task
+        """Sends a call by the task's name: ``app.send_task("shop.resize", ["a.jpg", 320])``."""
 
     def _engines(self) -> Embedded:
         engines = self._open

@@ -48,6 +48,9 @@ def from_plain(kind: type, value: Any) -> Any:  # noqa: ANN401 - as above
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
 _any_decoder = msgspec.msgpack.Decoder()
+_by_position_decoder = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]])
+_BY_POSITION = b"\x92"
+"""What a call begins with that was sent by name alone: an array of two. All others are maps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +65,13 @@ class Parameter:
 class Arguments:
     """The parameters of one function: binds calls, stores them, reads them back. Immutable, any thread."""
 
-    def __init__(self, function: Callable[..., object], *, task: str) -> None:
-        """Read signature and annotations. Raises ConfigurationError when they cannot be resolved."""
+    def __init__(self, function: Callable[..., object], *, task: str, bind: bool = False) -> None:
+        """Read signature and annotations; with ``bind`` the first parameter is none of the task's.
+
+        Raises ConfigurationError when they cannot be resolved.
+        """
         self.task = task
-        self._signature = inspect.signature(function)
+        self._signature = _without_self(inspect.signature(function), task, bind=bind)
         hints = _hints(function, task)
         self.parameters = tuple(
             Parameter(p.name, p.kind, p.default is p.empty and not _is_variadic(p.kind))
@@ -99,8 +105,19 @@ class Arguments:
         self._read(data)
         return data
 
+    def given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the value of each parameter, defaults too. Raises TaskArgumentError."""
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise self._misfit(error) from error
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
     def decode(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments of a stored call. Raises TaskArgumentError when they do not fit."""
+        if data[:1] == _BY_POSITION:
+            data = self.encode(*_read_by_position(data, self.task))
         given = {
             name: value
             for name, value in msgspec.structs.asdict(self._read(data)).items()
@@ -133,11 +150,15 @@ class Arguments:
                 return self._struct(*args, **kwargs)
             return self._struct(**self._signature.bind(*args, **kwargs).arguments)
         except TypeError as error:
-            raise TaskArgumentError(
-                f"the call does not fit the task: {error}",
-                where=f"task {self.task!r}",
-                expected=f"{self.task}{self._signature}",
-            ) from error
+            raise self._misfit(error) from error
+
+    def _misfit(self, error: TypeError) -> TaskArgumentError:
+        return TaskArgumentError(
+            f"the call does not fit the task: {error}",
+            where=f"task {self.task!r}",
+            expected=f"{self.task}{self._signature}",
+            next_step="call it as its signature says",
+        )
 
     def _read(self, data: bytes) -> msgspec.Struct:
         try:
@@ -149,6 +170,36 @@ class Arguments:
                 expected=f"{self.task}{self._signature}",
                 next_step="pass a value of that type, or change the annotation",
             ) from error
+
+
+class AnyArguments(Arguments):
+    """The parameters of a task that is not known here: its calls are stored by position and name, as they are given."""
+
+    def __init__(self, task: str) -> None:
+        """Take any arguments."""
+        super().__init__(_anything, task=task)
+
+    def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
+        """Return the stored form of a call that the worker will check. Raises TaskArgumentError."""
+        plain = decode_plain(super().encode(args, kwargs))
+        return _encoder.encode([plain.get("args", []), plain.get("kwargs", {})])
+
+
+def _anything(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - stands for every function
+    """Stand for a function that is not known here."""
+
+
+def _read_by_position(data: bytes, task: str) -> tuple[list[Any], dict[str, Any]]:
+    try:
+        args, kwargs = _by_position_decoder.decode(data)
+    except msgspec.MsgspecError as error:
+        raise TaskArgumentError(
+            f"the stored call cannot be read: {error}",
+            where=f"task {task!r}",
+            expected="positional and keyword arguments",
+            next_step="send it with a release that the worker knows",
+        ) from error
+    return args, kwargs
 
 
 class Returned:
@@ -201,6 +252,20 @@ def decode_plain(data: bytes) -> Any:  # noqa: ANN401 - there is no annotation t
         return _any_decoder.decode(data)
     except msgspec.MsgspecError as error:
         raise PayloadError(f"a stored result cannot be read: {error}") from error
+
+
+def _without_self(signature: inspect.Signature, task: str, *, bind: bool) -> inspect.Signature:
+    if not bind:
+        return signature
+    first, *others = signature.parameters.values() or (None,)
+    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
+        raise ConfigurationError(
+            "a task with bind=True has no first parameter",
+            where=f"task {task!r}",
+            expected="def task(self, …)",
+            next_step="add it, or leave bind=True out",
+        )
+    return signature.replace(parameters=others)
 
 
 def _is_variadic(kind: inspect._ParameterKind) -> bool:

@@ -1,7 +1,7 @@
-"""The two seams of tasks. ``millstream.testing.tasks_suite`` is their conformance suite.
+"""Two of the three seams of tasks. ``millstream.testing.tasks_suite`` is their conformance suite.
 
 ``TaskEngine`` is what senders need, and all that an engine with workers of its own must give. ``TaskDelivery`` is what
-our worker needs of a store. Both are safe to call from any thread.
+our worker needs of a store. The third is ``control.TaskControl``. All are safe to call from any thread.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from millstream.tasks.control import TaskControl
 from millstream.tasks.message import (
     Attempt,
     Claimed,
@@ -17,6 +18,7 @@ from millstream.tasks.message import (
     Lease,
     Readiness,
     Recovered,
+    Revocation,
     TaskMessage,
     TaskStatus,
 )
@@ -30,11 +32,21 @@ class TaskEngine(Protocol):
         """Return the time that ETAs are compared with: UTC microseconds since the epoch."""
         ...
 
-    def enqueue(self, messages: Sequence[TaskMessage]) -> None:
+    @property
+    def control(self) -> TaskControl:
+        """What may be done to tasks that were sent."""
+        ...
+
+    def enqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
         """Store the calls, all or none; return when they are durable. An id that is stored already is left as it is.
 
-        Within a queue and a priority tasks are claimed in the order in which they were enqueued.
+        Within a queue and a priority tasks are claimed in the order in which they were enqueued. Returns the ids for
+        which another task stands, because their ``unique_key`` is the same; these calls were not stored.
         """
+        ...
+
+    async def aenqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
+        """``enqueue`` without blocking the event loop."""
         ...
 
     def status(self, task_id: str) -> TaskStatus | None:
@@ -46,6 +58,10 @@ class TaskEngine(Protocol):
 
         Raises ResultTimeout after ``timeout_s``, UnknownTask when there is none of that id (any more).
         """
+        ...
+
+    async def await_end(self, task_id: str, timeout_s: float | None) -> TaskStatus:
+        """``wait`` without blocking the event loop, and without a thread for each that waits."""
         ...
 
     def attempts(self, task_id: str) -> list[Attempt]:
@@ -82,6 +98,18 @@ class TaskDelivery(Protocol):
 
     def beat(self, lease: Lease) -> bool:
         """Show a sign of life. False means that the lease is lost."""
+        ...
+
+    def report(self, lease: Lease, task: Claimed, *, state: str, meta: bytes) -> bool:
+        """Store the progress of a held task and wake those who wait for it; False when it is not held any more."""
+        ...
+
+    def revocations(self, lease: Lease) -> list[Revocation]:
+        """Return the tasks of this lease that shall be revoked while they run; reads only.
+
+        When such an attempt ends without a result, its task is revoked instead of retried. A worker that can do so ends
+        those with ``terminate`` now, and completes them as ``Raised``.
+        """
         ...
 
     def leave(self, lease: Lease) -> None:

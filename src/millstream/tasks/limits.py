@@ -22,6 +22,19 @@ RETRIES_MAX = 1_000
 WORKER_DEATHS_MAX = 3
 """Workers that may die under one task before it is failed as poison."""
 
+RUNNING_MAX = 1_000_000
+"""What a limit may allow at once."""
+RATE_CATCH_UP_US = 50_000
+"""How far a rate limit may lag behind the clock and catch up: starts that fit into this time may come at once."""
+REVOKED_TTL_US = 86_400_000_000
+"""How long a revoked task is kept, as a result is by default."""
+CHANGED_TASKS_MAX = 1_000
+"""Tasks that are revoked, requeued or purged in one transaction; more take several."""
+LISTED_TASKS_MAX = 10_000
+"""Tasks that one list holds."""
+PROGRESS_BYTES_MAX = 64 * 1024
+"""The stored ``meta`` of one progress report."""
+
 CLAIM_TASKS_MAX = 256
 """Tasks that a worker holds at once."""
 CLAIM_GOAL_US = 50_000

@@ -5,11 +5,13 @@ Those of which there is one a task are msgspec structs: a frozen one is made in 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
 import msgspec
 
+from millstream.tasks.gates import Limit
 from millstream.tasks.states import TaskState
 
 
@@ -24,6 +26,14 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     acks_late: bool = True
     eta_us: int | None = None
     """When it may start; None and times that have passed mean at once."""
+    start_before_us: int | None = None
+    """No attempt starts at this time or later: the task is revoked instead. None means that it never expires."""
+    unique_key: str | None = None
+    """Another task of this key stands for it, until that has ended and until ``unique_until_us``."""
+    unique_until_us: int = 0
+    lock_key: str | None = None
+    """Tasks of the same lock run one at a time."""
+    limit: Limit | None = None
 
 
 class Outcome(StrEnum):
@@ -68,11 +78,60 @@ class TaskStatus:
     """The stored result of a task that succeeded."""
     last: Attempt | None
     """The last failed attempt, if there was one."""
+    attempts_before: int = 0
+    """Attempts before it was requeued from the dead set."""
+    start_before_us: int | None = None
+    revoke_reason: str | None = None
+    """Why it was revoked, or shall be."""
 
     @property
     def attempt(self) -> int:
         """Return the number of the attempt that runs, comes next, or was the last; 1 is the first."""
-        return self.failures + self.deaths + (self.state is not TaskState.FAILED)
+        done = self.attempts_before + self.failures + self.deaths
+        return done + (self.state is not TaskState.FAILED)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Progress:
+    """What a running task told of itself with ``update_state``."""
+
+    state: str
+    meta: bytes
+    updated_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskFilter:
+    """Which tasks are meant; None means any."""
+
+    state: TaskState | None = None
+    queue: str | None = None
+    name: str | None = None
+    enqueued_before_us: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QueueStatus:
+    """What waits in a queue, and how fast it moves."""
+
+    name: str
+    depth: Mapping[TaskState, int]
+    paused_us: int | None
+    """Since when nothing is claimed from it; None while it is not paused."""
+    oldest_us: int | None
+    """When the task became claimable that waits for longest; None when none waits."""
+    enqueued_lately: int
+    finished_lately: int
+    """Tasks that were sent, and that ended, within the last minute and are still kept."""
+
+
+class Revocation(msgspec.Struct, frozen=True, gc=False):
+    """A running task that shall be revoked. ``terminate`` means now, not when its attempt ends."""
+
+    seq: int
+    id: str
+    reason: str
+    terminate: bool
 
 
 class Claimed(msgspec.Struct, frozen=True, gc=False):
@@ -87,6 +146,11 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     enqueued_us: int
     due_us: int
     eta_us: int | None
+    queue: str = ""
+    priority: int = 0
+    start_before_us: int | None = None
+    gates: tuple[str, ...] = ()
+    """The lock and the limit that it holds while it runs."""
 
 
 class Succeeded(msgspec.Struct, frozen=True, gc=False):

@@ -1,18 +1,58 @@
-"""What ``@app.task(…)`` may say of a task, checked once."""
+"""What ``@app.task(…)`` may say of a task, checked once. Celery's words are understood beside ours."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import TypedDict
 
+from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import ConfigurationError
-from millstream.tasks.limits import NAME_LENGTH_MAX
-from millstream.tasks.retry import DEFAULT_POLICY, RetryPolicy
+from millstream.tasks.gates import limit_of
+from millstream.tasks.limits import NAME_LENGTH_MAX, RETRIES_MAX
+from millstream.tasks.retry import (
+    DEFAULT_POLICY,
+    Backoff,
+    BackoffLike,
+    RetryPolicy,
+    RetryRule,
+    RetryRuleLike,
+    backoff_of,
+)
+from millstream.tasks.unique import Unique, UniqueLike, unique_of
 
 PRIORITY_MIN = 0
 PRIORITY_MAX = 9
 PRIORITY_DEFAULT = 5
 QUEUE_DEFAULT = "default"
 RESULT_TTL_US = 86_400_000_000
+Seconds = float | timedelta
+
+
+class TaskKeywords(TypedDict, total=False):
+    """The keyword arguments of ``@app.task``; ``TaskRegistry.task`` says what each does."""
+
+    retries: int
+    max_retries: int | None
+    backoff: BackoffLike
+    retry_backoff: bool | float
+    retry_backoff_max: float
+    retry_jitter: bool
+    default_retry_delay: float
+    autoretry_for: tuple[type[BaseException], ...]
+    dont_autoretry_for: tuple[type[BaseException], ...]
+    retry_on: Mapping[type[BaseException], RetryRuleLike]
+    queue: str
+    priority: int
+    acks_late: bool
+    result_ttl: Duration
+    ignore_result: bool
+    expires: Seconds
+    unique: UniqueLike
+    lock: bool | str
+    concurrency: int
+    rate_limit: str | float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,16 +64,83 @@ class TaskOptions:
     priority: int = PRIORITY_DEFAULT
     acks_late: bool = True
     result_ttl_us: int = RESULT_TTL_US
+    expires_us: int | None = None
+    unique: Unique | None = None
+    lock: bool | str = False
+    concurrency: int | None = None
+    rate_limit: str | float | None = None
 
     def __post_init__(self) -> None:
         """Check what is not checked by its type."""
         check_name("queue", self.queue)
         check_priority(self.priority)
+        limit_of("", concurrency=self.concurrency, rate=self.rate_limit)
         if self.result_ttl_us < 0:
             raise ConfigurationError(
                 "a result cannot be kept for less than no time",
                 expected="a duration such as '1d', or '0s' to keep no results",
             )
+
+
+def options_of(keywords: TaskKeywords) -> TaskOptions:
+    """Return the options that the keywords mean. Raises ConfigurationError."""
+    ttl_us = duration_us(keywords.get("result_ttl", "1d"))
+    return TaskOptions(
+        policy=_policy_of(keywords),
+        queue=keywords.get("queue", QUEUE_DEFAULT),
+        priority=keywords.get("priority", PRIORITY_DEFAULT),
+        acks_late=keywords.get("acks_late", True),
+        result_ttl_us=0 if keywords.get("ignore_result") else ttl_us,
+        expires_us=seconds_us(keywords["expires"]) if "expires" in keywords else None,
+        unique=unique_of(keywords.get("unique", False)),
+        lock=keywords.get("lock", False),
+        concurrency=keywords.get("concurrency"),
+        rate_limit=keywords.get("rate_limit"),
+    )
+
+
+def _policy_of(keywords: TaskKeywords) -> RetryPolicy:
+    backoff = _backoff_of(keywords)
+    retries = keywords.get("retries", keywords.get("max_retries", DEFAULT_POLICY.retries))
+    rules = tuple(
+        RetryRule(error, *_rule_of(rule, backoff))
+        for error, rule in keywords.get("retry_on", {}).items()
+    )
+    return RetryPolicy(
+        RETRIES_MAX if retries is None else retries,
+        backoff,
+        tuple(keywords.get("autoretry_for", (Exception,))),
+        tuple(keywords.get("dont_autoretry_for", ())),
+        rules,
+    )
+
+
+def _rule_of(rule: RetryRuleLike, backoff: Backoff) -> tuple[int, Backoff]:
+    if isinstance(rule, tuple):
+        return rule[0], backoff_of(rule[1])
+    return rule, backoff
+
+
+def _backoff_of(keywords: TaskKeywords) -> Backoff:
+    """Return our backoff, or what Celery's words mean: ``retry_backoff`` grows, ``default_retry_delay`` does not."""
+    if "backoff" in keywords:
+        return backoff_of(keywords["backoff"])
+    grows = keywords.get("retry_backoff", False)
+    jitter = keywords.get("retry_jitter", True)
+    if grows is not False:
+        first = timedelta(seconds=1 if grows is True else grows)
+        longest = timedelta(seconds=keywords.get("retry_backoff_max", 600))
+        return Backoff.exponential(first, longest=max(longest, first), jitter=jitter)
+    if "default_retry_delay" in keywords:
+        return Backoff.constant(timedelta(seconds=keywords["default_retry_delay"]))
+    return Backoff.exponential(jitter=jitter)
+
+
+def seconds_us(value: Seconds) -> int:
+    """Return microseconds of Celery's seconds, or of a timedelta."""
+    if isinstance(value, timedelta):
+        return value // timedelta(microseconds=1)
+    return round(value * 1_000_000)
 
 
 def check_name(kind: str, name: str) -> None:

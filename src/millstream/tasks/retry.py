@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from millstream.primitives.duration import Duration, duration_us
-from millstream.primitives.errors import ConfigurationError, PayloadError
+from millstream.primitives.errors import ConfigurationError, PayloadError, Retry
 from millstream.tasks.limits import RETRIES_MAX
 
 _DOUBLINGS_MAX = 62
@@ -97,28 +97,58 @@ def backoff_of(value: BackoffLike) -> Backoff:
     )
 
 
+RetryRuleLike = int | tuple[int, BackoffLike]
+
+
+@dataclass(frozen=True, slots=True)
+class RetryRule:
+    """How often and after what delays a task is tried again that failed with ``error``; 0 times means never."""
+
+    error: type[BaseException]
+    retries: int
+    backoff: Backoff
+
+
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, for which errors and after what delays a failed task is tried again."""
+    """How often, for which errors and after what delays a failed task is tried again.
+
+    The first of ``rules`` that fits the error decides; if there is none, an error of ``retry_for`` that is none of
+    ``never_for`` is retried.
+    """
 
     retries: int = 3
     backoff: Backoff = Backoff(
         kind=BackoffKind.EXPONENTIAL, first_us=1_000_000, longest_us=600_000_000, jitter=True
     )
     retry_for: tuple[type[BaseException], ...] = (Exception,)
+    never_for: tuple[type[BaseException], ...] = ()
+    rules: tuple[RetryRule, ...] = ()
 
     def __post_init__(self) -> None:
         """Raise ConfigurationError for a number of retries without an end."""
-        if not 0 <= self.retries <= RETRIES_MAX:
-            raise ConfigurationError(
-                f"{self.retries!r} retries",
-                expected=f"0 to {RETRIES_MAX}",
-                next_step="raise the backoff instead, if the task must wait for long",
-            )
+        for retries in (self.retries, *(rule.retries for rule in self.rules)):
+            if not 0 <= retries <= RETRIES_MAX:
+                raise ConfigurationError(
+                    f"{retries!r} retries",
+                    expected=f"0 to {RETRIES_MAX}",
+                    next_step="raise the backoff instead, if the task must wait for long",
+                )
+
+    def rule_for(self, error: BaseException) -> RetryRule | None:
+        """Return what holds for this error; None means that it is not one to retry for."""
+        for rule in self.rules:
+            if isinstance(error, rule.error):
+                return rule
+        if isinstance(error, self.retry_for) and not isinstance(error, self.never_for):
+            return RetryRule(type(error), self.retries, self.backoff)
+        return None
 
 
 DEFAULT_POLICY = RetryPolicy()
 """Also what an unknown task is tried with: another worker, or a newer release, may know it."""
+NO_RETRIES = RetryPolicy(retries=0)
+"""What a task is judged by that has found for itself that no retry is left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,11 +174,16 @@ def after_failure(
     """Decide what follows failure number ``failures`` (1 is the first).
 
     Arguments or a result that cannot be read or stored will not be better next time: they are given up at once.
+    ``Retry`` comes from the task itself, which has counted; only the greatest bound of all holds for it.
     """
     if isinstance(error, PayloadError):
         return GiveUp("another attempt would fail the same way")
-    if not isinstance(error, policy.retry_for):
+    if isinstance(error, Retry) and failures <= RETRIES_MAX:
+        delay_us = error.delay_us
+        return TryAgain(policy.backoff.delay_us(failures, chance) if delay_us is None else delay_us)
+    rule = policy.rule_for(error)
+    if rule is None:
         return GiveUp(f"{type(error).__name__} is not one that the task retries for")
-    if failures > policy.retries:
-        return GiveUp(f"all {policy.retries} retries are used" if policy.retries else "no retries")
-    return TryAgain(policy.backoff.delay_us(failures, chance))
+    if failures > rule.retries:
+        return GiveUp(f"all {rule.retries} retries are used" if rule.retries else "no retries")
+    return TryAgain(rule.backoff.delay_us(failures, chance))

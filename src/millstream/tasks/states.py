@@ -19,6 +19,8 @@ class TaskState(StrEnum):
     """Waits for a worker."""
     SCHEDULED = "scheduled"
     """Waits for its ETA."""
+    BLOCKED = "blocked"
+    """Waits for a lock, or for room within a limit."""
     RUNNING = "running"
     """Held by a worker."""
     RETRYING = "retrying"
@@ -27,6 +29,8 @@ class TaskState(StrEnum):
     """Done; the result is stored."""
     FAILED = "failed"
     """Given up; kept with the error of every attempt."""
+    REVOKED = "revoked"
+    """Withdrawn, or not started before it expired."""
 
     @property
     def is_final(self) -> bool:
@@ -47,9 +51,16 @@ class TaskEvent(StrEnum):
     HAND_BACK = "hand_back"
     RECOVER = "recover"
     ABANDON = "abandon"
+    BLOCK = "block"
+    OPEN = "open"
+    REVOKE = "revoke"
+    EXPIRE = "expire"
+    REQUEUE = "requeue"
 
 
-FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED})
+FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.REVOKED})
+WAITING = (TaskState.QUEUED, TaskState.SCHEDULED, TaskState.BLOCKED, TaskState.RETRYING)
+"""The states in which a task is in nobody's hands, and may still start."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +91,20 @@ TRANSITIONS: tuple[Transition, ...] = (
     Transition(
         TaskState.RUNNING, TaskEvent.ABANDON, TaskState.FAILED, "its workers died too often"
     ),
+    Transition(
+        TaskState.QUEUED, TaskEvent.BLOCK, TaskState.BLOCKED, "its lock is taken, or its limit used"
+    ),
+    Transition(TaskState.BLOCKED, TaskEvent.OPEN, TaskState.QUEUED, "there is room for it again"),
+    *(Transition(s, TaskEvent.REVOKE, TaskState.REVOKED, "it was revoked") for s in WAITING),
+    *(
+        Transition(s, TaskEvent.EXPIRE, TaskState.REVOKED, "it expired before it was started")
+        for s in WAITING
+    ),
+    Transition(
+        TaskState.RUNNING, TaskEvent.REVOKE, TaskState.REVOKED, "it was revoked, and did not return"
+    ),
+    Transition(TaskState.FAILED, TaskEvent.REQUEUE, TaskState.QUEUED, "someone asked for it"),
+    Transition(TaskState.REVOKED, TaskEvent.REQUEUE, TaskState.QUEUED, "someone asked for it"),
 )
 
 _AFTER = {(row.before, row.event): row.after for row in TRANSITIONS}

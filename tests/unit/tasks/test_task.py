@@ -16,12 +16,14 @@ from millstream.primitives.errors import (
     TaskArgumentError,
     UnknownTask,
 )
-from millstream.tasks import task as task_module
+from millstream.tasks import registry as task_module
+from millstream.tasks.control import TaskControl
 from millstream.tasks.limits import NAME_LENGTH_MAX, TASKS_PER_COMMIT_MAX
 from millstream.tasks.message import Attempt, TaskMessage, TaskStatus
+from millstream.tasks.registry import TaskRegistry, task_name
 from millstream.tasks.retry import Backoff
 from millstream.tasks.states import TaskState
-from millstream.tasks.task import CoroutineTask, Task, TaskRegistry, task_name
+from millstream.tasks.task import CoroutineTask, Task
 
 NOW_US = 1_000_000_000
 
@@ -35,8 +37,19 @@ class Recorder:
     def now_us(self) -> int:
         return NOW_US
 
-    def enqueue(self, messages: Sequence[TaskMessage]) -> None:
+    @property
+    def control(self) -> TaskControl:
+        raise NotImplementedError
+
+    def enqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
         self.commits.append(tuple(messages))
+        return {}
+
+    async def aenqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
+        return self.enqueue(messages)
+
+    async def await_end(self, task_id: str, timeout_s: float | None) -> TaskStatus:
+        return self.wait(task_id, timeout_s)
 
     def status(self, task_id: str) -> TaskStatus | None:
         return None

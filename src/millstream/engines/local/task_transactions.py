@@ -11,11 +11,12 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from millstream.engines.local.task_gates import Gates, keys_of, let_in, open_due, set_limits
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
 from millstream.store.transaction import Snapshot, Transaction
 from millstream.tasks.lease import Orphan, fate_of
-from millstream.tasks.limits import DUE_TASKS_MAX, PRUNED_TASKS_MAX
+from millstream.tasks.limits import DUE_TASKS_MAX, PRUNED_TASKS_MAX, REVOKED_TTL_US
 from millstream.tasks.message import (
     Claimed,
     Completion,
@@ -28,6 +29,9 @@ from millstream.tasks.message import (
 from millstream.tasks.states import TaskEvent, TaskState, follow
 
 REFUSED = "refused_completions"
+EXPIRED = "it expired before it was started"
+_UNCONDITIONAL = (None, None, None, None)
+"""The end of a row of ``tasks/heads`` that nothing keeps from being claimed: no expiry, revocation, lock or limit."""
 _RUNNING = TaskState.RUNNING
 _QUEUED_NEW = follow(None, TaskEvent.ENQUEUE)
 _SCHEDULED_NEW = follow(None, TaskEvent.SCHEDULE)
@@ -35,6 +39,8 @@ _CLAIMED = follow(TaskState.QUEUED, TaskEvent.CLAIM)
 _SUCCEEDED = follow(_RUNNING, TaskEvent.SUCCEED)
 _RETRIED = follow(_RUNNING, TaskEvent.RETRY)
 _GIVEN_UP = follow(_RUNNING, TaskEvent.FAIL)
+_STOPPED = follow(_RUNNING, TaskEvent.REVOKE)
+_EXPIRED = follow(TaskState.QUEUED, TaskEvent.EXPIRE)
 _HANDED_BACK = follow(_RUNNING, TaskEvent.HAND_BACK)
 _DUE = ((TaskState.SCHEDULED, "tasks/due_scheduled"), (TaskState.RETRYING, "tasks/due_retrying"))
 
@@ -49,13 +55,51 @@ def task_channel(task_id: str) -> str:
     return f"task:{task_id}"
 
 
-def enqueue(tx: Transaction, messages: Sequence[TaskMessage]) -> None:
-    """Store calls in their order; ids that are stored already are left as they are."""
+def lease_channel(lease: int) -> str:
+    """Return the channel that wakes a worker one of whose running tasks was revoked."""
+    return f"lease:{lease}"
+
+
+def enqueue(tx: Transaction, messages: Sequence[TaskMessage]) -> dict[str, str]:
+    """Store calls in their order; ids that are stored already are left as they are.
+
+    Returns the ids for which another task stands, whose key is the same.
+    """
+    standing: dict[str, str] = {}
+    limits = {message.limit for message in messages if message.limit is not None}
+    if limits:
+        set_limits(tx, limits)
+    if any(message.unique_key is not None for message in messages):
+        messages, standing = _without_repeated(tx, messages)
     now_us = tx.now_us
     tx.many("tasks/insert", (_new_row(message, now_us) for message in messages))
     for queue in {message.queue for message in messages}:
         tx.wake(queue_channel(queue))
     reach("task.inserted")
+    return standing
+
+
+def _without_repeated(
+    tx: Transaction, messages: Sequence[TaskMessage]
+) -> tuple[list[TaskMessage], dict[str, str]]:
+    """Return the calls for which no other stands, and the ids of those that stand for the rest."""
+    first: list[TaskMessage] = []
+    standing: dict[str, str] = {}
+    sent: dict[str, str] = {}
+    for message in messages:
+        key = message.unique_key
+        if key is not None:
+            known = sent.get(key)
+            if known is None:
+                found = tx.run("tasks/standing", {"key": key, "now_us": tx.now_us})
+                known = found[0][0] if found else None
+            if known is not None:
+                standing[message.id] = known
+                continue
+            sent[key] = message.id
+            tx.run("tasks/set_standing", (key, message.id, message.unique_until_us))
+        first.append(message)
+    return first, standing
 
 
 def _new_row(message: TaskMessage, now_us: int) -> tuple[object, ...]:
@@ -72,15 +116,23 @@ def _new_row(message: TaskMessage, now_us: int) -> tuple[object, ...]:
         message.eta_us,
         now_us,
         due_us,
+        message.start_before_us,
+        message.lock_key,
+        None if message.limit is None else message.limit.key,
     )
 
 
 def complete(tx: Transaction, lease: Lease, done: Sequence[Completion]) -> list[Completion]:
     """Store what is still held of the completions and return it; count the others as refused."""
-    held: dict[int, int] = dict(tx.run("tasks/held", (lease.number,)))
+    held: dict[int, int] = {}
+    revoked: set[int] = set()
+    for seq, attempt, reason in tx.run("tasks/held", (lease.number,)):
+        held[seq] = attempt
+        if reason is not None:
+            revoked.add(seq)
     accepted: list[Completion] = []
     for completion in done:
-        # Popped, so that a completion given twice is refused the second time.
+        # Removed, so that a completion given twice is refused the second time.
         if held.get(completion.task.seq) == completion.task.attempt:
             del held[completion.task.seq]
             accepted.append(completion)
@@ -91,8 +143,10 @@ def complete(tx: Transaction, lease: Lease, done: Sequence[Completion]) -> list[
     _store_successes(tx, lease, [one for one in accepted if isinstance(one, Succeeded)])
     for one in accepted:
         if isinstance(one, Raised):
-            _store_error(tx, lease, one)
+            _store_error(tx, lease, one, revoked=one.task.seq in revoked)
         tx.wake(task_channel(one.task.id))
+    for key in {key for one in accepted for key in one.task.gates}:
+        let_in(tx, key)
     reach("task.completed")
     return accepted
 
@@ -109,7 +163,7 @@ def _store_successes(tx: Transaction, lease: Lease, successes: Sequence[Succeede
     tx.many("tasks/remove", dropped)
 
 
-def _store_error(tx: Transaction, lease: Lease, one: Raised) -> None:
+def _store_error(tx: Transaction, lease: Lease, one: Raised, *, revoked: bool) -> None:
     task = one.task
     tx.run(
         "tasks/add_attempt",
@@ -125,7 +179,16 @@ def _store_error(tx: Transaction, lease: Lease, one: Raised) -> None:
             one.traceback,
         ),
     )
-    if one.retry_delay_us is None:
+    if revoked:
+        params = {
+            "state": _STOPPED,
+            "now_us": tx.now_us,
+            "kept_us": REVOKED_TTL_US,
+            "seq": task.seq,
+            "lease": lease.number,
+        }
+        tx.run("tasks/withdraw_running", params)
+    elif one.retry_delay_us is None:
         tx.run("tasks/fail", (_GIVEN_UP, tx.now_us, task.seq, lease.number))
     else:
         tx.run("tasks/retry", (_RETRIED, tx.now_us + one.retry_delay_us, task.seq, lease.number))
@@ -141,13 +204,73 @@ def claim(tx: Transaction, lease: Lease, want: int) -> tuple[bool, tuple[Claimed
         return bool(holds), ()
     if is_due:
         _make_due(tx)
-    heads = [row for queue in lease.queues for row in tx.run("tasks/heads", (queue, want))]
+    heads = [
+        row
+        for queue in lease.queues
+        for row in tx.run("tasks/heads", {"queue": queue, "tasks_max": want})
+    ]
     if len(lease.queues) > 1:
         heads.sort(key=lambda row: (-row[0], row[1]))
     taken = _cut_at_alone(heads[:want])
-    tx.many("tasks/claim", [(_CLAIMED, lease.number, row[1]) for row in taken])
+    if any(row[13:] != _UNCONDITIONAL for row in taken):
+        taken, gates = _admitted(tx, taken)
+        tx.many("tasks/claim", [(_CLAIMED, lease.number, row[1]) for row in taken])
+        gates.close()
+    else:
+        tx.many("tasks/claim", [(_CLAIMED, lease.number, row[1]) for row in taken])
     reach("task.claiming")
-    return True, tuple(_claimed(row) for row in taken)
+    return True, tuple([_claimed(row) for row in taken])
+
+
+def _admitted(tx: Transaction, rows: Sequence[Row]) -> tuple[list[Row], Gates]:
+    """Return those that may start now; revoke those whose time is over, block those whose gates are closed."""
+    taken: list[Row] = []
+    gates = Gates(tx)
+    for row in rows:
+        seq, task_id, start_before_us, reason = row[1], row[3], row[13], row[14]
+        keys = keys_of(row[15], row[16])
+        lapsed = start_before_us is not None and start_before_us <= tx.now_us
+        if lapsed or reason is not None:
+            event = TaskEvent.EXPIRE if reason is None else TaskEvent.REVOKE
+            withdraw(tx, seq, task_id, before=TaskState.QUEUED, event=event, reason=EXPIRED)
+            for key in keys:
+                gates.touch(key)
+        elif gates.admit(seq, keys):
+            taken.append(row)
+    return taken, gates
+
+
+def withdraw(
+    tx: Transaction, seq: int, task_id: str, *, before: TaskState, event: TaskEvent, reason: str
+) -> None:
+    """Revoke a task that is in nobody's hands. Its gates are the caller's to open."""
+    params = {
+        "state": follow(before, event),
+        "now_us": tx.now_us,
+        "kept_us": REVOKED_TTL_US,
+        "reason": reason,
+        "seq": seq,
+    }
+    tx.run("tasks/withdraw", params)
+    tx.wake(task_channel(task_id))
+    reach("task.withdrawn")
+
+
+def lapse(tx: Transaction) -> int:
+    """Revoke what was not started in time; return how many."""
+    params = {
+        "state": _EXPIRED,
+        "now_us": tx.now_us,
+        "kept_us": REVOKED_TTL_US,
+        "tasks_max": PRUNED_TASKS_MAX,
+    }
+    gone = tx.run("tasks/lapse", params)
+    for task_id, _, _ in gone:
+        tx.wake(task_channel(task_id))
+    for key in {key for _, *keys in gone for key in keys_of(*keys)}:
+        let_in(tx, key)
+    reach("task.lapsed")
+    return len(gone)
 
 
 def _make_due(tx: Transaction) -> None:
@@ -159,12 +282,29 @@ def _make_due(tx: Transaction) -> None:
             "tasks_max": DUE_TASKS_MAX,
         }
         tx.run(name, params)
+    open_due(tx)
 
 
 def _claimed(row: Row) -> Claimed:
-    _, seq, _, task_id, name, arguments, failures, deaths, enqueued_us, due_us, eta_us = row
-    attempt = failures + deaths + 1
-    return Claimed(seq, task_id, name, arguments, attempt, failures, enqueued_us, due_us, eta_us)
+    priority, seq, _, task_id, name, arguments, failures, deaths, enqueued_us, due_us, eta_us = row[
+        :11
+    ]
+    queue, attempts_before, start_before_us, _, lock_key, limit_key = row[11:]
+    return Claimed(
+        seq,
+        task_id,
+        name,
+        arguments,
+        attempts_before + failures + deaths + 1,
+        failures,
+        enqueued_us,
+        due_us,
+        eta_us,
+        queue,
+        priority,
+        start_before_us,
+        () if lock_key is None and limit_key is None else keys_of(lock_key, limit_key),
+    )
 
 
 def _cut_at_alone(heads: Sequence[Row]) -> Sequence[Row]:
@@ -178,18 +318,25 @@ def hand_back(tx: Transaction, lease: Lease, tasks: Iterable[Claimed]) -> int:
     """Return claimed tasks to their place; those of other holders stay where they are."""
     returned = 0
     for task in tasks:
-        for (queue,) in tx.run("tasks/hand_back", (_HANDED_BACK, task.seq, lease.number)):
-            tx.wake(queue_channel(queue))
-            returned += 1
+        rows = tx.run("tasks/hand_back", (_HANDED_BACK, task.seq, lease.number))
+        _wake_returned(tx, rows)
+        returned += len(rows)
     return returned
 
 
 def leave(tx: Transaction, lease: Lease) -> None:
     """Return all that is held, uncharged, and give up the lease."""
-    for (queue,) in tx.run("tasks/hand_back_all", (_HANDED_BACK, lease.number)):
-        tx.wake(queue_channel(queue))
+    _wake_returned(tx, tx.run("tasks/hand_back_all", (_HANDED_BACK, lease.number)))
     tx.run("tasks/leave", (lease.number,))
     reach("task.leaving")
+
+
+def _wake_returned(tx: Transaction, rows: Sequence[Row]) -> None:
+    """Tell the queues of tasks that went back, and those who wait for their locks and limits."""
+    for queue in {row[0] for row in rows}:
+        tx.wake(queue_channel(queue))
+    for key in {key for row in rows for key in keys_of(*row[1:])}:
+        let_in(tx, key)
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,11 +355,11 @@ def evict(tx: Transaction, death: Death) -> tuple[int, int]:
     rows = tx.run("tasks/orphans", (death.lease,))
     returned = 0
     for row in rows:
-        seq, task_id, queue, failures, deaths, acks_late, due_us = row
+        seq, task_id, queue, failures, deaths, acks_late, due_us, attempts_before = row[:8]
         orphan = Orphan(seq=seq, deaths=deaths, alone=len(rows) == 1, acks_late=bool(acks_late))
         fate = fate_of(orphan)
         if fate.charged:
-            number = failures + deaths + 1
+            number = attempts_before + failures + deaths + 1
             _store_death(tx, death, seq=seq, number=number, started_us=min(due_us, tx.now_us))
         state = follow(_RUNNING, fate.event)
         if state is TaskState.FAILED:
@@ -222,6 +369,8 @@ def evict(tx: Transaction, death: Death) -> tuple[int, int]:
             tx.run("tasks/return_orphan", (state, int(fate.charged), seq, death.lease))
             tx.wake(queue_channel(queue))
             returned += 1
+    for key in {key for row in rows for key in keys_of(*row[8:])}:
+        let_in(tx, key)
     reach("task.recovering")
     return returned, len(rows) - returned
 
@@ -244,16 +393,17 @@ def _store_death(tx: Transaction, death: Death, *, seq: int, number: int, starte
 
 
 def prune(tx: Transaction) -> None:
-    """Remove results whose time is over."""
+    """Remove results whose time is over, and keys of calls that may come again."""
     tx.run("tasks/prune", (tx.now_us, PRUNED_TASKS_MAX))
+    tx.run("tasks/prune_standing", {"now_us": tx.now_us, "keys_max": PRUNED_TASKS_MAX})
 
 
 def is_idle(snapshot: Snapshot, queues: Sequence[str]) -> bool:
     """Tell whether nothing is queued, running or waiting for a retry; an ETA to come is not counted."""
-    if any(snapshot.run("tasks/has_queued", (queue,))[0][0] for queue in queues):
+    if any(snapshot.run("tasks/has_queued", {"queue": queue})[0][0] for queue in queues):
         return False
     names = json.dumps(list(queues))
     return not any(
         snapshot.run(statement, (names,))[0][0]
-        for statement in ("tasks/has_running", "tasks/has_retrying")
+        for statement in ("tasks/has_running", "tasks/has_retrying", "tasks/has_blocked")
     )

@@ -7,6 +7,8 @@ tasks.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
 import os
 import platform
@@ -14,13 +16,16 @@ import threading
 from collections.abc import Mapping, Sequence
 
 from millstream.engines.local import task_transactions as rows
+from millstream.engines.local.task_control import LocalTaskControl
 from millstream.engines.local.task_delays import TaskDelays
+from millstream.engines.local.task_status import attempt_from, status_of
+from millstream.engines.local.task_wait import EndOfTask
 from millstream.primitives.durability import Durability
-from millstream.primitives.errors import ConfigurationError, ResultTimeout
+from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
 from millstream.store.store import Store
-from millstream.store.transaction import Snapshot, Transaction
+from millstream.store.transaction import Transaction
 from millstream.tasks.lease import LeaseWatch, WorkerSight
 from millstream.tasks.limits import QUEUES_PER_WORKER_MAX
 from millstream.tasks.message import (
@@ -29,14 +34,13 @@ from millstream.tasks.message import (
     Completion,
     Exchange,
     Lease,
-    Outcome,
     Readiness,
     Recovered,
+    Revocation,
     TaskMessage,
     TaskStatus,
 )
 from millstream.tasks.options import check_name
-from millstream.tasks.result import unknown_task_id
 from millstream.tasks.states import TaskState
 
 
@@ -49,6 +53,7 @@ class LocalTasks:
         self._delays = TaskDelays()
         self._watch = LeaseWatch()
         self._watch_lock = threading.Lock()
+        self.control = LocalTaskControl(store)
 
     # Senders
 
@@ -56,38 +61,58 @@ class LocalTasks:
         """Return the time that ETAs are compared with."""
         return self.store.clock.now_us()
 
-    def enqueue(self, messages: Sequence[TaskMessage]) -> None:
+    def enqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
         """Store the calls in one commit; durable when this returns. See ``TaskEngine``."""
-        if messages:
-            self.store.write(lambda tx: rows.enqueue(tx, messages))
-            reach("task.enqueued")
+        if not messages:
+            return {}
+        standing = self.store.write(lambda tx: rows.enqueue(tx, messages))
+        reach("task.enqueued")
+        return standing
+
+    async def aenqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
+        """``enqueue`` in a thread of the event loop's pool."""
+        return await asyncio.to_thread(self.enqueue, messages)
 
     def status(self, task_id: str) -> TaskStatus | None:
         """Return what is known of a task, or None."""
         with self.store.read() as snapshot:
-            return _status(snapshot, task_id)
+            return status_of(snapshot, task_id)
 
     def wait(self, task_id: str, timeout_s: float | None) -> TaskStatus:
         """Return the final status; sleeps until the commit that ends the task wakes it."""
-        clock = self.store.clock
-        end_s = None if timeout_s is None else clock.monotonic_s() + timeout_s
+        wait = EndOfTask(self.store, task_id, timeout_s)
         with self.store.waiter(rows.task_channel(task_id)) as waiter:
             while True:
                 waiter.arm()
-                status = self.status(task_id)
-                if status is None:
-                    raise unknown_task_id(task_id)
-                if status.state.is_final:
+                status = wait.look()
+                if status is not None:
                     return status
-                left_s = None if end_s is None else end_s - clock.monotonic_s()
-                if left_s is not None and left_s <= 0:
-                    raise _timed_out(status, timeout_s)
-                waiter.wait(left_s)
+                waiter.wait(wait.left_s)
+
+    async def await_end(self, task_id: str, timeout_s: float | None) -> TaskStatus:
+        """``wait`` in an event loop: what wakes the waiter wakes the loop."""
+        wait = EndOfTask(self.store, task_id, timeout_s)
+        woken = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        with self.store.waiter(rows.task_channel(task_id)) as waiter:
+            loop.add_reader(waiter.fileno(), woken.set)
+            try:
+                while True:
+                    woken.clear()
+                    waiter.arm()
+                    status = wait.look()
+                    if status is not None:
+                        return status
+                    with contextlib.suppress(TimeoutError):
+                        await asyncio.wait_for(woken.wait(), wait.left_s)
+                    waiter.wait(0)  # Takes the wake-up out of the descriptor.
+            finally:
+                loop.remove_reader(waiter.fileno())
 
     def attempts(self, task_id: str) -> list[Attempt]:
         """Return every failed attempt, the first one first."""
         with self.store.read() as snapshot:
-            return [_attempt(row) for row in snapshot.run("tasks/attempts", (task_id,))]
+            return [attempt_from(row) for row in snapshot.run("tasks/attempts", (task_id,))]
 
     def depth(self, queue: str | None = None) -> Mapping[TaskState, int]:
         """Return how many tasks are in each state."""
@@ -124,7 +149,9 @@ class LocalTasks:
     def ready(self, queues: Sequence[str]) -> Readiness:
         """Tell whether a claim would find something; reads only."""
         with self.store.read() as snapshot:
-            queued = any(snapshot.run("tasks/has_queued", (queue,))[0][0] for queue in queues)
+            queued = any(
+                snapshot.run("tasks/has_queued", {"queue": queue})[0][0] for queue in queues
+            )
             due = [due_us for due_us in snapshot.run("tasks/next_due")[0] if due_us is not None]
         next_due_us = min(due, default=None)
         is_due = next_due_us is not None and next_due_us <= self.store.clock.now_us()
@@ -168,6 +195,33 @@ class LocalTasks:
         )
         return bool(held)
 
+    def report(self, lease: Lease, task: Claimed, *, state: str, meta: bytes) -> bool:
+        """Store progress. Needs no sync: after a power loss the attempt is over anyway."""
+
+        def work(tx: Transaction) -> bool:
+            params = {
+                "told": state,
+                "now_us": tx.now_us,
+                "meta": meta,
+                "seq": task.seq,
+                "lease": lease.number,
+                "attempt": task.attempt,
+            }
+            if not tx.run("tasks/set_progress", params):
+                return False
+            tx.wake(rows.task_channel(task.id))
+            return True
+
+        told = self.store.write(work, durability=Durability.PROCESS)
+        reach("task.reported")
+        return told
+
+    def revocations(self, lease: Lease) -> list[Revocation]:
+        """Return what shall be revoked of this lease."""
+        with self.store.read() as snapshot:
+            found = snapshot.run("tasks/revocations", (lease.number,))
+        return [Revocation(seq, task_id, why, bool(now)) for seq, task_id, why, now in found]
+
     def leave(self, lease: Lease) -> None:
         """Give up the lease; all that is still held goes back to the queue, uncharged."""
 
@@ -179,18 +233,21 @@ class LocalTasks:
         reach("task.left")
 
     def recover(self) -> Recovered:
-        """Evict dead workers, return their tasks, remove expired results; writes only if there is something to do."""
+        """Evict dead workers, return their tasks, remove what has expired; writes only if there is something to do."""
         with self.store.read() as snapshot:
             seen = snapshot.run("tasks/workers")
-            expired = snapshot.run("tasks/expired", (self.store.clock.now_us(),))[0][0]
+            now = {"now_us": self.store.clock.now_us()}
+            old, lapsed, repeatable = snapshot.run("tasks/expired", now)[0]
         deaths = self._deaths(seen)
-        if not (deaths or expired or self._delays.are_due):
+        if not (deaths or old or lapsed or repeatable or self._delays.are_due):
             return Recovered(0, 0, 0)
 
         def work(tx: Transaction) -> Recovered:
             fates = [rows.evict(tx, death) for death in deaths]
-            if expired:
+            if old or repeatable:
                 rows.prune(tx)
+            if lapsed:
+                rows.lapse(tx)
             self._delays.store(tx)
             return Recovered(
                 len(fates), sum(fate[0] for fate in fates), sum(fate[1] for fate in fates)
@@ -225,50 +282,3 @@ class LocalTasks:
                 continue
             deaths.append(rows.Death(sight.lease, names[sight.lease], why))
         return deaths
-
-
-def _status(snapshot: Snapshot, task_id: str) -> TaskStatus | None:
-    found = snapshot.run("tasks/status", (task_id,))
-    if not found:
-        return None
-    (seq, name, queue, priority, state, enqueued, due, failures, deaths, finished, result) = found[
-        0
-    ]
-    last = snapshot.run("tasks/last_attempt", (seq,)) if failures or deaths else []
-    return TaskStatus(
-        id=task_id,
-        name=name,
-        queue=queue,
-        priority=priority,
-        state=TaskState(state),
-        enqueued_us=enqueued,
-        due_us=due,
-        failures=failures,
-        deaths=deaths,
-        finished_us=finished,
-        result=result,
-        last=_attempt(last[0]) if last else None,
-    )
-
-
-def _attempt(row: Row) -> Attempt:
-    number, outcome, worker, started_us, ended_us, error_type, error, traceback = row
-    return Attempt(
-        number=number,
-        outcome=Outcome(outcome),
-        worker=worker,
-        started_us=started_us,
-        ended_us=ended_us,
-        error_type=error_type,
-        error=error,
-        traceback=traceback,
-    )
-
-
-def _timed_out(status: TaskStatus, timeout_s: float | None) -> ResultTimeout:
-    return ResultTimeout(
-        f"no result of task {status.name!r} within {timeout_s} s; it is {status.state}",
-        where=f"task id {status.id}, queue {status.queue!r}",
-        expected="a worker that reads the queue",
-        next_step="start one with `millstream worker`, or wait for longer; the task stays as it is",
-    )

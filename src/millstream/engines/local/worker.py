@@ -14,6 +14,7 @@ import asyncio
 import threading
 from dataclasses import dataclass
 
+from millstream.engines.local.task_link import LocalAttemptLink
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
@@ -22,8 +23,8 @@ from millstream.primitives.telemetry import reach
 from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Completion, Lease
+from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
-from millstream.tasks.task import TaskRegistry
 
 _WATCH_US = 2 * CLAIM_GOAL_US
 _MICROSECONDS = 1_000_000
@@ -59,7 +60,11 @@ class Worker:
         self._stopping = threading.Event()
         self._runner = asyncio.Runner()
         self._executor = Executor(
-            registry, clock=self._clock, chance=chance, run_coroutine=self._runner.run
+            registry,
+            clock=self._clock,
+            chance=chance,
+            run_coroutine=self._runner.run,
+            link=LocalAttemptLink(engine, lambda: self._lease),
         )
         channels = [f"tasks:{queue}" for queue in settings.queues]
         self._waiter = engine.store.waiter(*channels)

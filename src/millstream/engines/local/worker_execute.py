@@ -7,17 +7,20 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from millstream.primitives.clock import Clock
+from millstream.primitives.errors import Retry
 from millstream.primitives.telemetry import reach
+from millstream.tasks.bound import AttemptLink, BoundTask, bound_for
 from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
 from millstream.tasks.message import Claimed, Completion, Raised, Succeeded
+from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import (
     DEFAULT_POLICY,
+    NO_RETRIES,
     Chance,
     RetryPolicy,
     TryAgain,
     after_failure,
 )
-from millstream.tasks.task import TaskRegistry
 
 RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -26,9 +29,19 @@ class Executor:
     """Runs attempts in the calling thread, one at a time."""
 
     def __init__(
-        self, registry: TaskRegistry, *, clock: Clock, chance: Chance, run_coroutine: RunCoroutine
+        self,
+        registry: TaskRegistry,
+        *,
+        clock: Clock,
+        chance: Chance,
+        run_coroutine: RunCoroutine,
+        link: AttemptLink,
     ) -> None:
-        """``chance`` spreads the retries; ``run_coroutine`` runs what an ``async def`` task returns."""
+        """``chance`` spreads the retries; ``run_coroutine`` runs what an ``async def`` task returns.
+
+        ``link`` is how tasks with ``bind=True`` reach the store.
+        """
+        self._link = link
         self._registry = registry
         self._clock = clock
         self._chance = chance
@@ -39,15 +52,22 @@ class Executor:
         started_us = self._clock.now_us()
         reach("task.started")
         policy, ttl_us = DEFAULT_POLICY, 0
+        bound: BoundTask | None = None
         try:
             task = self._registry.get(claimed.name)
             policy, ttl_us = task.options.policy, task.options.result_ttl_us
             args, kwargs = task.arguments.decode(claimed.arguments)
-            value = task.function(*args, **kwargs)
+            if task.bind:
+                bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=self._link)
+                value = task.function(bound, *args, **kwargs)
+            else:
+                value = task.function(*args, **kwargs)
             if task.is_async:
                 value = self._run_coroutine(value)
             result = task.returned.encode(value)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit too
+            if bound is not None and bound.exhausted:
+                policy = NO_RETRIES
             return self._raised(claimed, error, started_us, policy=policy)
         ended_us = self._clock.now_us()
         reach("task.finished")
@@ -59,6 +79,8 @@ class Executor:
         failures = claimed.failures + 1
         verdict = after_failure(policy, failures=failures, error=error, chance=self._chance)
         ended_us = self._clock.now_us()
+        if isinstance(error, Retry) and error.cause is not None:
+            error = error.cause
         reach("task.finished")
         return Raised(
             claimed,

@@ -1,1 +1,2 @@
-SELECT seq, failures + deaths + 1 FROM tasks WHERE state = 'running' AND lease = ?
+SELECT seq, attempts_before + failures + deaths + 1, revoke_reason FROM tasks
+WHERE state = 'running' AND lease = ?

@@ -1,0 +1,1 @@
+UPDATE tasks SET state = ?, gate = ? WHERE seq = ? AND state = 'queued'

@@ -1,0 +1,1 @@
+DELETE FROM tasks WHERE id = ? AND finished_us IS NOT NULL RETURNING seq

@@ -1,0 +1,1 @@
+SELECT queue, paused_us FROM task_pauses

@@ -1,0 +1,1 @@
+DELETE FROM task_pauses WHERE queue = ? RETURNING queue

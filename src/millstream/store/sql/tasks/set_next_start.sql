@@ -1,0 +1,1 @@
+UPDATE task_limits SET next_us = ? WHERE key = ?

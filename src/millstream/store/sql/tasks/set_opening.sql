@@ -1,0 +1,1 @@
+UPDATE task_limits SET opens_us = ? WHERE key = ?

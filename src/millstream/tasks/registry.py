@@ -1,0 +1,255 @@
+"""``@app.task``: the tasks of an app by name, and sending by name."""
+
+from __future__ import annotations
+
+import inspect
+import pathlib
+import sys
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+
+from millstream.primitives.errors import ConfigurationError, UnknownTask
+from millstream.tasks.arguments import AnyArguments, decode_plain
+from millstream.tasks.bound import BoundTask
+from millstream.tasks.control import TaskControl
+from millstream.tasks.options import TaskKeywords, TaskOptions, check_name, options_of
+from millstream.tasks.result import AsyncResult
+from millstream.tasks.signature import CallKeywords, Signature
+from millstream.tasks.task import AnyTask, CoroutineTask, EngineProvider, Task, send
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+class TaskRegistry:
+    """The tasks of one app by name. Fill it while importing; read it from any thread."""
+
+    def __init__(self, *, engine: EngineProvider) -> None:
+        """``engine`` is called when a task is first sent, so that importing an app opens no store."""
+        self._engine = engine
+        self._tasks: dict[str, AnyTask[..., Any]] = {}
+
+    @overload
+    def task(  # type: ignore[overload-overlap]  # A coroutine function is also a function.
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+
+    @overload
+    def task(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        bind: Literal[False] = False,
+        **options: Unpack[TaskKeywords],
+    ) -> TaskDecorator: ...
+
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        name: str | None = None,
+        bind: Literal[True],
+        **options: Unpack[TaskKeywords],
+    ) -> BoundTaskDecorator: ...
+
+    def task(
+        self,
+        function: Callable[..., Any] | None = None,
+        /,
+        *,
+        name: str | None = None,
+        bind: bool = False,
+        **options: Unpack[TaskKeywords],
+    ) -> Any:
+        """Make a function a task: ``@app.task`` or ``@app.task(retries=5, queue="mail")``.
+
+        ``name``: what messages call it (module and function otherwise). ``bind``: its first argument is
+        a ``BoundTask``.
+
+        ``retries`` (or ``max_retries``; None as many as there may be): attempts after the first, for the errors in
+        ``autoretry_for`` but not in ``dont_autoretry_for``, with delays by ``backoff``. ``retry_on`` maps errors to
+        rules of their own: a number of retries, or a pair of number and backoff. Celery's ``retry_backoff``,
+        ``retry_backoff_max``, ``retry_jitter`` and ``default_retry_delay`` are understood where ``backoff`` is not
+        given.
+
+        ``queue`` and ``priority`` (0 to 9, 9 first): where its calls wait. ``expires``: seconds after which a call that
+        was not started is revoked. ``acks_late``: True runs a task again whose worker died; False fails it, so that it
+        runs at most once. ``result_ttl``: how long a result is kept; ``"0s"``, or ``ignore_result``, keeps none.
+
+        ``unique``: calls with the same arguments are stored once, see ``Unique``. ``lock``: calls that name the same
+        lock run one at a time; a text may have parameters in braces, True is one lock for the task. ``concurrency``
+        and ``rate_limit`` (``"10/m"``): how many run at once, and how many start, over all workers. Raises
+        ConfigurationError.
+        """
+        decorator = TaskDecorator(self, name, options_of(options), bind=bind)
+        return decorator if function is None else decorator(function)
+
+    def get(self, name: str) -> AnyTask[..., Any]:
+        """Return the task of that name. Raises UnknownTask."""
+        try:
+            return self._tasks[name]
+        except KeyError:
+            raise UnknownTask(
+                f"there is no task {name!r}",
+                expected=", ".join(sorted(self._tasks)) or "a function with @app.task",
+                next_step="import the module that defines it where the app is made",
+            ) from None
+
+    def names(self) -> list[str]:
+        """Return the names of all tasks, sorted."""
+        return sorted(self._tasks)
+
+    def enqueue_many(self, calls: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
+        """Send calls of several tasks in one commit, all or none."""
+        return send(self._engine(), calls)
+
+    def send_task(
+        self,
+        name: str,
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+        **options: Unpack[CallKeywords],
+    ) -> AsyncResult[Any]:
+        """Send a call by the task's name; options as in ``AnyTask.apply_async``.
+
+        A task that is not declared here is sent as it is: its arguments are plain data, checked by the worker, and its
+        calls wait in the queue ``default`` unless you name another.
+        """
+        return self.signature(name, args, kwargs).apply_async(**options)
+
+    def signature(
+        self, name: str, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Signature[Any]:
+        """Return a call by the task's name that is not sent yet."""
+        task = self._tasks.get(name)
+        if task is None:
+            check_name("task", name)
+            task = Task(_undeclared, name=name, options=TaskOptions(), engine=self._engine)
+            task.__dict__["arguments"] = AnyArguments(name)
+        return Signature(task, tuple(args), kwargs or {})
+
+    @property
+    def control(self) -> TaskControl:
+        """What may be done to tasks that were sent: list, revoke, requeue, purge, pause a queue."""
+        return self._engine().control
+
+    def result(self, task_id: str) -> AsyncResult[Any]:
+        """Return the handle of a call by its id alone; results of unknown tasks are plain data."""
+        engine = self._engine()
+        status = engine.status(task_id)
+        task = self._tasks.get(status.name) if status is not None else None
+        return AsyncResult(task_id, engine=engine, decode=task.decode if task else decode_plain)
+
+    def add(
+        self,
+        function: Callable[..., Any],
+        *,
+        name: str | None,
+        options: TaskOptions,
+        bind: bool = False,
+    ) -> AnyTask[..., Any]:
+        """Register a function and return its task. Raises ConfigurationError for a name that is taken."""
+        if not (inspect.isfunction(function) or inspect.ismethod(function)):
+            raise ConfigurationError(
+                f"{function!r} cannot be a task", expected="a function, plain or async"
+            )
+        chosen = name or task_name(function)
+        check_name("task", chosen)
+        known = self._tasks.get(chosen)
+        if known is not None and not _is_same_definition(known.function, function):
+            raise ConfigurationError(
+                f"two tasks are named {chosen!r}",
+                where=_place_of(function),
+                expected=f"one; the other is at {_place_of(known.function)}",
+                next_step="give one of them a `name=`",
+            )
+        kind = CoroutineTask if inspect.iscoroutinefunction(function) else Task
+        task: AnyTask[..., Any] = kind(
+            function, name=chosen, options=options, engine=self._engine, bind=bind
+        )
+        self._tasks[chosen] = task
+        return task
+
+
+class TaskDecorator:
+    """What ``@app.task(…)`` returns: makes a function a task of these options."""
+
+    def __init__(
+        self, registry: TaskRegistry, name: str | None, options: TaskOptions, *, bind: bool
+    ) -> None:
+        """Remember name and options until the function comes."""
+        self._registry = registry
+        self._name = name
+        self._options = options
+        self._bind = bind
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # A coroutine function is also a function.
+        self, function: Callable[P, Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[P, R], /) -> Task[P, R]: ...
+
+    def __call__(self, function: Callable[..., Any], /) -> Any:
+        """Make the function a task."""
+        return self._registry.add(function, name=self._name, options=self._options, bind=self._bind)
+
+
+class BoundTaskDecorator(Protocol):
+    """What ``@app.task(bind=True, …)`` returns: the function's first argument is not one of the task."""
+
+    @overload
+    def __call__(  # type: ignore[overload-overlap]  # A coroutine function is also a function.
+        self, function: Callable[Concatenate[BoundTask, P], Coroutine[Any, Any, R]], /
+    ) -> CoroutineTask[P, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[Concatenate[BoundTask, P], R], /) -> Task[P, R]: ...
+
+
+def _undeclared(*args: object, **kwargs: object) -> object:
+    raise UnknownTask(
+        "this task is not declared here; it can be sent, but not called",
+        expected="a function with @app.task",
+        next_step="import the module that defines it",
+    )
+
+
+def task_name(function: Callable[..., Any]) -> str:
+    """Return ``module.function``.
+
+    A script that is run directly is named as it will be imported by a worker: by its file, not ``__main__``.
+    """
+    module = function.__module__
+    if module == "__main__":
+        spec = getattr(sys.modules.get("__main__"), "__spec__", None)
+        code = getattr(inspect.unwrap(function), "__code__", None)
+        if spec is not None and spec.name:
+            module = spec.name.removesuffix(".__main__")
+        elif code is not None:
+            module = pathlib.PurePath(code.co_filename).stem
+    return f"{module}.{function.__qualname__}".replace(".<locals>", "")
+
+
+def _is_same_definition(known: Callable[..., Any], function: Callable[..., Any]) -> bool:
+    # A module that is imported again (a reload) defines its tasks again.
+    return (known.__module__, known.__qualname__, _place_of(known)) == (
+        function.__module__,
+        function.__qualname__,
+        _place_of(function),
+    )
+
+
+def _place_of(function: Callable[..., Any]) -> str:
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    if code is None:
+        return repr(function)
+    return f"{code.co_filename}:{code.co_firstlineno}"

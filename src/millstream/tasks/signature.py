@@ -1,0 +1,138 @@
+"""A call that is not sent yet, and what may be said of it beside its arguments."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
+
+import msgspec
+
+from millstream.primitives.errors import ConfigurationError
+from millstream.primitives.identity import new_id
+from millstream.primitives.schema import datetime_us
+from millstream.tasks.gates import LOCK_PREFIX
+from millstream.tasks.message import TaskMessage
+from millstream.tasks.options import Seconds, check_name, check_priority, seconds_us
+from millstream.tasks.unique import unique_key
+
+if TYPE_CHECKING:
+    from millstream.tasks.result import AsyncResult
+    from millstream.tasks.task import AnyTask
+
+R = TypeVar("R")
+
+
+class CallKeywords(TypedDict, total=False):
+    """The options of one call; ``AnyTask.apply_async`` says what each does."""
+
+    countdown: Seconds | None
+    eta: datetime | None
+    expires: Seconds | datetime | None
+    queue: str | None
+    priority: int | None
+    task_id: str | None
+
+
+class Signature(msgspec.Struct, Generic[R], frozen=True):
+    """A call that is not sent yet: ``task.s(…)``. Checked when it is sent."""
+
+    task: Any  # AnyTask[..., R], which is defined elsewhere and holds no place for its type.
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    countdown: Seconds | None = None
+    eta: datetime | None = None
+    expires: Seconds | datetime | None = None
+    queue: str | None = None
+    priority: int | None = None
+    task_id: str | None = None
+    immutable: bool = False
+    """Made by ``si``: takes no result of a task before it."""
+
+    def set(self, **options: Unpack[CallKeywords]) -> Signature[R]:
+        """Return the same call with these options changed, see ``apply_async``."""
+        return msgspec.structs.replace(self, **options)
+
+    def delay(self) -> AsyncResult[R]:
+        """Send the call, see ``AnyTask.delay``."""
+        result: AsyncResult[R] = self.task.send(self)
+        return result
+
+    async def adelay(self) -> AsyncResult[R]:
+        """Send the call without blocking the event loop."""
+        result: AsyncResult[R] = await self.task.asend(self)
+        return result
+
+    def apply_async(self, **options: Unpack[CallKeywords]) -> AsyncResult[R]:
+        """Send the call with these options changed."""
+        return self.set(**options).delay()
+
+    def message(self, now_us: int) -> TaskMessage:
+        """Return the call as it is stored. Raises TaskArgumentError or ConfigurationError."""
+        task: AnyTask[..., R] = self.task
+        options = task.options
+        if self.queue is not None:
+            check_name("queue", self.queue)
+        if self.priority is not None:
+            check_priority(self.priority)
+        if self.task_id is not None:
+            check_name("task", self.task_id)
+        message = TaskMessage(
+            id=self.task_id if self.task_id is not None else new_id(),
+            name=task.name,
+            queue=options.queue if self.queue is None else self.queue,
+            priority=options.priority if self.priority is None else self.priority,
+            arguments=task.arguments.encode(self.args, self.kwargs),
+            acks_late=options.acks_late,
+            eta_us=_eta_us(self.countdown, self.eta, now_us),
+            start_before_us=_start_before_us(self.expires, options.expires_us, now_us),
+            limit=task.limit,
+        )
+        return self._keyed(message, task, now_us) if options.lock or options.unique else message
+
+    def _keyed(self, message: TaskMessage, task: AnyTask[..., R], now_us: int) -> TaskMessage:
+        """Add what depends on the values of the arguments: the lock and the key of ``unique=``."""
+        given = task.arguments.given(self.args, self.kwargs)
+        options = task.options
+        lock_key, key, until_us = None, None, 0
+        if options.lock:
+            lock_key = LOCK_PREFIX + _lock_name(task.name, options.lock, given)
+        if options.unique is not None:
+            key = unique_key(task.name, options.unique, given)
+            until_us = now_us + options.unique.period_us
+        return msgspec.structs.replace(
+            message, lock_key=lock_key, unique_key=key, unique_until_us=until_us
+        )
+
+
+def _lock_name(task: str, lock: bool | str, given: Mapping[str, Any]) -> str:
+    if not isinstance(lock, str):
+        return task
+    try:
+        name = lock.format_map(given)
+    except (KeyError, IndexError, AttributeError, ValueError) as error:
+        raise ConfigurationError(
+            f"the lock {lock!r} cannot be filled in: {type(error).__name__}: {error}",
+            where=f"task {task!r}",
+            expected=f"parameters in braces: {', '.join(given)}",
+        ) from error
+    check_name("lock", name)
+    return name
+
+
+def _eta_us(countdown: Seconds | None, eta: datetime | None, now_us: int) -> int | None:
+    if countdown is None:
+        return None if eta is None else datetime_us(eta)
+    if eta is not None:
+        raise ConfigurationError(
+            "both countdown and eta are given", expected="one of them", next_step="drop one"
+        )
+    return now_us + seconds_us(countdown)
+
+
+def _start_before_us(
+    expires: Seconds | datetime | None, default_us: int | None, now_us: int
+) -> int | None:
+    if expires is None:
+        return None if default_us is None else now_us + default_us
+    return datetime_us(expires) if isinstance(expires, datetime) else now_us + seconds_us(expires)
