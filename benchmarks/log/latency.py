@@ -55,10 +55,10 @@ def _measure(system: System, events: int, directory: Path) -> Values:
     ):
         client = system.connect(place)
         try:
+            # Starting to follow takes its time; the clock runs for a follower that has caught up.
+            _send(client, _WARM_UP_EVENTS)
             receive(connection)
-            for _ in range(total):
-                client.append(_stamped(client))
-                SYSTEM_CLOCK.wait_s(_PAUSE_S)
+            _send(client, events)
             waits_ns: list[int] = receive(connection)
         finally:
             client.close()
@@ -69,9 +69,11 @@ def _measure(system: System, events: int, directory: Path) -> Values:
     }
 
 
-def _stamped(client: Client) -> object:
-    now_ns = time.perf_counter_ns()
-    return client.prepare([b"%0*d" % (EVENT_BYTES, now_ns)])
+def _send(client: Client, events: int) -> None:
+    for _ in range(events):
+        now_ns = time.perf_counter_ns()
+        client.append(client.prepare([b"%0*d" % (EVENT_BYTES, now_ns)]))
+        SYSTEM_CLOCK.wait_s(_PAUSE_S)
 
 
 def follow(connection: Connection, system: System, place: Place, total: int) -> None:
@@ -81,10 +83,11 @@ def follow(connection: Connection, system: System, place: Place, total: int) -> 
 
     def take(payload: bytes) -> bool:
         waits_ns.append(time.perf_counter_ns() - int(payload))
+        if len(waits_ns) == _WARM_UP_EVENTS:
+            connection.send("following")
         return len(waits_ns) < total
 
     try:
-        connection.send("ready")
         client.follow(take)
         connection.send(waits_ns)
         connection.recv()

@@ -30,22 +30,24 @@ def reading(settings: Settings) -> list[Figure]:
     """Return Arrow by size of the appended batches, and Python objects beside the peers."""
     many = settings.scaled(3_000_000, 20_000)
     few = settings.scaled(300_000, 5_000)
-    peer_events = settings.scaled(20_000, 500)
+    peer_events = settings.scaled(5_000, 500)
     forms = [
         _Form("read as Arrow, appended in batches of 1000", 1_000, many, target=_TARGET),
         _Form("read as Arrow, appended in batches of 10000", 10_000, many),
         _Form("read as Arrow, appended in batches of 100", 100, few),
     ]
     dicts = _Form("read as dicts, appended in batches of 1000", 1_000, few, as_dicts=True)
-    figures = [_figure(form, [_own(form, settings)], settings) for form in forms]
+    figures = [_figure(form, [_own(form, settings)], settings, peer_events) for form in forms]
     others = [
         Contender(system.name, partial(_measure_peer, system, peer_events))
         for system in peers(settings)
     ]
-    return [*figures, _figure(dicts, [_own(dicts, settings), *others], settings)]
+    return [*figures, _figure(dicts, [_own(dicts, settings), *others], settings, peer_events)]
 
 
-def _figure(form: _Form, contenders: list[Contender], settings: Settings) -> Figure:
+def _figure(
+    form: _Form, contenders: list[Contender], settings: Settings, peer_events: int
+) -> Figure:
     outcome = run_rounds(contenders, settings, title=form.name)
     notes = [f"{form.events:,} events in the page cache; no peer gives out columns"]
     if form.as_dicts:
