@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -121,7 +123,15 @@ def _draw(app: ms.App, screen: Screen, path: Path) -> None:
     screen.fact("", f"{day.words}: {day.finding}. Open it in a browser.")
     screen.whole("store", f"{store} ({size}). Look into it with:")
     for command in ("topics", "delays", "check"):
-        screen.whole("", f"millstream {command} {_shown(store)}")
+        screen.whole("", f"{_program()} {command} {_shown(store)}")
+
+
+def _program() -> str:
+    """Return what a person has to type here to run another command."""
+    program = Path(sys.argv[0]).absolute()
+    if program.name != "millstream":
+        return "python -m millstream"
+    return "millstream" if shutil.which("millstream") == str(program) else _shown(program)
 
 
 def _shown(path: Path) -> str:
