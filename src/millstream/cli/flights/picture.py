@@ -120,10 +120,17 @@ def _text(  # noqa: PLR0913 - each is a property of the element
     family: str = _SANS,
     halo: bool = False,
 ) -> str:
-    around = f' stroke="{_PAPER}" stroke-width="4" paint-order="stroke"' if halo else ""
+    shared = (
+        f'x="{x:.1f}" y="{y:.1f}" font-family="{family}" font-size="{size:g}" '
+        f'text-anchor="{anchor}" font-weight="{weight}"'
+    )
+    if not halo:
+        return f'<text {shared} fill="{fill}">{text}</text>'
+    # Two elements and not paint-order, which not every viewer knows: it would paint the halo over the letters.
+    around = f'fill="none" stroke="{_PAPER}" stroke-width="4" stroke-linejoin="round"'
     return (
-        f'<text x="{x:.1f}" y="{y:.1f}" font-family="{family}" font-size="{size:g}" fill="{fill}" '
-        f'text-anchor="{anchor}" font-weight="{weight}"{around}>{text}</text>'
+        f'<text class="halo" aria-hidden="true" {shared} {around}>{text}</text>\n'
+        f'<text class="label" {shared} fill="{fill}">{text}</text>'
     )
 
 
