@@ -165,6 +165,11 @@ def disk_error(error: OSError, *, where: Path | str) -> StoreFull | StoreReadOnl
             expected="a directory that this user may write",
             next_step="change its permissions, or open a store elsewhere",
         )
+    return stopped_by(error, where=where)
+
+
+def stopped_by(error: OSError, *, where: Path | str) -> StoreStopped:
+    """Return the error of a process that must not write any more, because it cannot know what the disk holds."""
     return StoreStopped(
         f"the disk failed: {error.strerror}",
         where=str(where),

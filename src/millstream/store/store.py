@@ -6,6 +6,7 @@ parent's: it gets StoreClosed and opens its own.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
@@ -25,6 +26,7 @@ from millstream.primitives.errors import (
     StoreError,
     StoreFull,
     StoreReadOnly,
+    StoreStopped,
 )
 from millstream.primitives.identity import new_id
 from millstream.store import recovery
@@ -37,7 +39,7 @@ from millstream.store.catalog import (
     translated,
 )
 from millstream.store.directory import MARKER_TEXT, Directory, prepare, write_marker
-from millstream.store.disk import REAL_DISK, Disk, disk_error
+from millstream.store.disk import REAL_DISK, Disk, disk_error, stopped_by
 from millstream.store.duty import Duty
 from millstream.store.liveness import Liveness
 from millstream.store.locks import FileLock
@@ -200,9 +202,9 @@ class Store:
             raise self.stop(error, self.directory.wal) from error
         self._mark.synced(synced)
 
-    def stop(self, error: OSError, where: Path | str) -> StoreError:
-        """Refuse further writes of this process after a failed sync; return the error to raise."""
-        ours = disk_error(error, where=where)
+    def stop(self, error: OSError, where: Path | str) -> StoreStopped:
+        """Refuse further writes of this process after a failed sync, whatever its reason; return the error to raise."""
+        ours = stopped_by(error, where=where)
         self.committer.stop(ours)
         return ours
 
@@ -303,7 +305,9 @@ class Store:
         with FileLock(self.directory.run / "opening.lock") as opening:
             if "committer" in self.__dict__ and self.committer.stopped is not None:
                 keep_log(self._writer, keep=True)
-            self._writer.close()
+            # What fails here is the folding back of the log: it stays, and the next process reads it.
+            with contextlib.suppress(apsw.Error):
+                self._writer.close()
             if "_mark" in self.__dict__:
                 self._mark.forget_folded()
             self._release_run()

@@ -168,7 +168,8 @@ class _FaultyFile(apsw.VFSFile):
         code = self._disk.error_of(operation, self._path)
         if not code:
             return
-        if code in _FULL:
+        # As SQLite's own VFS: only a write can find no space; a sync that fails is an I/O error, whatever the reason.
+        if code in _FULL and operation == "write":
             raise apsw.FullError(os.strerror(code))
         if code == errno.EROFS:
             raise apsw.ReadOnlyError(os.strerror(code))
