@@ -37,6 +37,7 @@ from millstream.primitives.schema import Timestamp
 from millstream.tasks.bound import BoundTask
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.retry import Backoff
+from millstream.tasks.schedule_times import cron, every
 from millstream.tasks.signature import Signature
 from millstream.tasks.states import TaskState
 from millstream.tasks.task import Task
@@ -68,7 +69,9 @@ __all__ = [
     "Unique",
     "col",
     "count",
+    "cron",
     "errors",
+    "every",
     "first",
     "last",
     "lit",

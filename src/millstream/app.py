@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from millstream.engines.local.embedded import Embedded
 from millstream.engines.local.log import LocalLog
+from millstream.engines.local.task_schedules import LocalSchedules
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.registry import engine_of
 from millstream.flows.flow import Flow
@@ -27,6 +28,7 @@ from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
 from millstream.tasks.registry import TaskRegistry
+from millstream.tasks.schedule import ScheduleRegistry
 
 
 class App:
@@ -72,6 +74,10 @@ class App:
         """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
         self.send_task = self.tasks.send_task
         """Sends a call by the task's name: ``app.send_task("shop.resize", ["a.jpg", 320])``."""
+        self.schedules = ScheduleRegistry(owner=name, engine=lambda: self.schedules_engine)
+        """The schedules that were declared, and those in the store."""
+        self.schedule = self.schedules.declare
+        """Declare a schedule: ``app.schedule("report", report.s(), ms.cron("0 9 * * *"))``."""
 
     def _engines(self) -> Embedded:
         engines = self._open
@@ -93,6 +99,11 @@ class App:
     def tasks_engine(self) -> LocalTasks:
         """The engine of the tasks; opens the store."""
         return self._engines().tasks
+
+    @property
+    def schedules_engine(self) -> LocalSchedules:
+        """The engine of the schedules; opens the store."""
+        return LocalSchedules(self.tasks_engine.store)
 
     def topic(
         self,

@@ -34,7 +34,7 @@ STEPS = sorted(
     {
         step
         for step, _ in steps_in(Path(millstream.__file__).parent)
-        if not step.startswith(("task.", "flow.", "migration."))
+        if not step.startswith(("task.", "flow.", "schedule.", "workflow.", "migration."))
     }
 )
 

@@ -15,6 +15,7 @@ COMMANDS: Final = {
     "check": "Verify every checksum and invariant of a store.",
     "delays": "Show where the time went: the four delays.",
     "demo": "Run real flights through log, batch, stream and queue.",
+    "schedules": "List, pause, resume and trigger schedules.",
     "topics": "List topics, their size, and how far groups are behind.",
     "worker": "Run tasks.",
 }

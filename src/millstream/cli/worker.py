@@ -11,6 +11,7 @@ import click
 
 from millstream.app import App
 from millstream.cli.target import load_app
+from millstream.engines.local.task_schedules import ScheduleDuty
 from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.engines.local.worker_child import run_child
 from millstream.engines.local.worker_supervisor import CHILD_REFUSED, Supervisor
@@ -70,7 +71,7 @@ def worker(
         )
         sys.exit(supervisor.run())
     app, here = _prepared(target, queues, burst=burst, lease=lease, quiet=quiet)
-    with app:
+    with app, ScheduleDuty(app.tasks_engine.store, report=lambda line: click.echo(line, err=True)):
         run_child(here)
 
 
@@ -85,6 +86,9 @@ def _prepared(
         )
         # Each process spreads its retries by chance of its own.
         chance = Random(int.from_bytes(os.urandom(8)))
+        changes = app.schedules.synchronise()
+        if changes:
+            click.echo(f"schedules {changes}", err=True)
         return app, Worker(app.tasks_engine, app.tasks, settings, chance=chance)
     except Exception as error:  # noqa: BLE001 - importing the app runs its author's code
         if isinstance(error, MillstreamError) and not quiet:

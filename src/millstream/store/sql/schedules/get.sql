@@ -1,0 +1,2 @@
+SELECT name, owner, times, missed, task, queue, anchor_us, next_us, last_us, runs, skipped, paused_us, why, retired_us, message
+FROM schedules WHERE name = ?

@@ -1,0 +1,1 @@
+UPDATE schedules SET retired_us = ? WHERE name = ? AND retired_us IS NULL
