@@ -31,6 +31,7 @@ from millstream.primitives.errors import (
 )
 from millstream.primitives.limits import WRITE_LOCK_TIMEOUT_S
 from millstream.primitives.telemetry import reach
+from millstream.store.disk import FULL
 
 APPLICATION_ID: Final = 0x4D53544D  # "MSTM"
 CHECKSUM_VFS: Final = "cksmvfs"
@@ -188,8 +189,8 @@ def translated(where: Path | str) -> Iterator[None]:
         raise from_sqlite(error, where) from error
 
 
-def from_sqlite(error: apsw.Error, where: Path | str) -> MillstreamError:
-    """Return our error for one of SQLite's."""
+def from_sqlite(error: apsw.Error, where: Path | str, *, errno: int = 0) -> MillstreamError:
+    """Return our error for one of SQLite's; ``errno`` is the system's, which tells a full quota from a broken disk."""
     place = str(where)
     extended = getattr(error, "extendedresult", 0)
     if isinstance(error, (apsw.CorruptError, apsw.NotADBError)) or extended == _IOERR_DATA:
@@ -199,7 +200,7 @@ def from_sqlite(error: apsw.Error, where: Path | str) -> MillstreamError:
             expected="pages whose checksums fit",
             next_step="run `millstream check` on the store, and restore a copy",
         )
-    if isinstance(error, apsw.FullError):
+    if isinstance(error, apsw.FullError) or (extended == apsw.SQLITE_IOERR_WRITE and errno in FULL):
         return StoreFull(
             "no space left for the catalog",
             where=place,

@@ -14,7 +14,7 @@ from typing import Final, Protocol
 
 from millstream.primitives.errors import StoreFull, StoreReadOnly, StoreStopped
 
-_FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _READ_ONLY: Final = frozenset({errno.EROFS, errno.EACCES, errno.EPERM})
 
 Buffer = bytes | bytearray | memoryview
@@ -151,7 +151,7 @@ def _read_at_into(descriptor: int, target: memoryview, position: int) -> int:
 
 def disk_error(error: OSError, *, where: Path | str) -> StoreFull | StoreReadOnly | StoreStopped:
     """Return ours for an error of the operating system."""
-    if error.errno in _FULL:
+    if error.errno in FULL:
         return StoreFull(
             f"no space left: {error.strerror}",
             where=str(where),

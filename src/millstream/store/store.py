@@ -21,6 +21,7 @@ from millstream.primitives.clock import SYSTEM_CLOCK, Clock
 from millstream.primitives.durability import Durability, durability_of
 from millstream.primitives.errors import (
     MillstreamError,
+    NotAStore,
     StoreClosed,
     StoreCorrupt,
     StoreError,
@@ -36,6 +37,7 @@ from millstream.store.catalog import (
     from_sqlite,
     keep_log,
     migrate,
+    refuse_foreign,
     translated,
 )
 from millstream.store.directory import MARKER_TEXT, Directory, prepare, write_marker
@@ -150,6 +152,15 @@ class Store:
                 expected="catalog.db beside the marker",
                 next_step="restore a copy of the whole directory",
             )
+        try:
+            refuse_foreign(self.directory.catalog)
+        except NotAStore as error:  # with our marker beside it
+            raise StoreCorrupt(
+                error.what,
+                where=error.where,
+                expected=error.expected,
+                next_step="restore a copy of the whole directory; nothing was changed",
+            ) from error
         return False
 
     def _check_catalog(self, *, fresh: bool) -> None:
@@ -271,7 +282,9 @@ class Store:
     def _refuse_closed(self) -> None:
         if self._closed or self._pid != os.getpid():
             raise StoreClosed(
-                "the store is closed" if self._closed else "the store was opened before a fork",
+                "the store was opened before a fork"
+                if self._pid != os.getpid()
+                else "the store is closed",
                 where=str(self.path),
                 expected="a store that this process opened",
                 next_step="open it again in this process",

@@ -275,7 +275,9 @@ class Committer:
                 _wake(follower)
 
     def _fail(self, works: list[_Work[Any]], error: BaseException) -> None:
-        ours = from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
+        ours = error
+        if isinstance(error, apsw.Error):
+            ours = from_sqlite(error, self._where, errno=self._connection.system_errno)
         if ours is not error:
             ours.__cause__ = error
         if type(ours) is StoreStopped:

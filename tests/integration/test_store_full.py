@@ -1,0 +1,112 @@
+"""A disk without space, for real: a small file system where the machine lets us mount one, and a limit on files.
+
+The work runs in a process of its own, which may be limited without limiting the tests.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import subprocess
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millstream.engines.local.log import LocalLog
+from millstream.primitives.errors import StoreFull
+from millstream.store import Store
+from millstream.store.check import check
+from millstream.testing.crash import Report, run
+from tests.log_kit import make, numbers
+
+FILE_BYTES = 300_000
+DISK_BYTES = 3_000_000
+
+
+def fill(report: Report, path: Path, event_bytes: int) -> None:
+    """Append until there is no space; then make some, and append again."""
+    # Python ignores it too: a write beyond the limit is an error then, and no signal.
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    ballast = path.parent / "ballast"
+    if path.parent.stat().st_dev != path.parent.parent.stat().st_dev:
+        ballast.write_bytes(bytes(500_000))
+    else:
+        hard = resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+        resource.setrlimit(resource.RLIMIT_FSIZE, (FILE_BYTES, hard))
+    with Store.open(path) as store:
+        log = LocalLog(store)
+        store.duty.stop()
+        info = make(log, schema={"n": int, "data": bytes})
+        n = 0
+        while True:
+            try:
+                log.append(info, [{"n": n, "data": bytes(event_bytes)}, {"n": n + 1, "data": b""}])
+            except StoreFull as error:
+                report(("full", str(error)))
+                break
+            n += 2
+            report(("stored", n))
+        report(("seen", numbers(log, info)))
+        with suppress(FileNotFoundError):
+            ballast.unlink()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (hard_limit(), hard_limit()))
+        log.append(info, [{"n": n, "data": bytes(event_bytes)}, {"n": n + 1, "data": b""}])
+        report(("stored", n + 2))
+        log.close()
+
+
+def hard_limit() -> int:
+    return resource.getrlimit(resource.RLIMIT_FSIZE)[1]
+
+
+def mounted(folder: Path) -> bool:
+    """Mount a small file system in memory there, if this machine lets us."""
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        return False
+    command = [mount, "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A folder on a file system of its own, or a plain one where files are limited instead."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    is_mounted = mounted(folder)
+    yield folder
+    if is_mounted:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
+
+
+@pytest.fixture
+def limited(tmp_path: Path) -> Path:
+    """A folder on a large file system: the process may write only small files."""
+    folder = tmp_path / "limited"
+    folder.mkdir()
+    return folder
+
+
+@pytest.mark.parametrize("place", ["small_disk", "limited"])
+@pytest.mark.parametrize("event_bytes", [2_000, 60_000], ids=["catalog", "segments"])
+def test_a_full_disk_refuses_an_append_keeps_what_is_there_and_goes_on_with_more_space(
+    request: pytest.FixtureRequest, place: str, event_bytes: int
+):
+    path = request.getfixturevalue(place) / "store.mill"
+    outcome = run(fill, path, event_bytes)
+    assert not outcome.error, outcome.error
+    reports: dict[str, Any] = dict(outcome.reports)
+    assert "no space left" in reports["full"]
+    stored = reports["stored"]
+    assert stored > 4
+    assert reports["seen"] == list(range(stored - 2))
+    with Store.open(path) as store:
+        log = LocalLog(store)
+        assert numbers(log, log.topic("numbers")) == list(range(stored))
+        log.close()
+    assert check(path) == []
