@@ -170,7 +170,7 @@ def test_nothing_is_lost_by_processes_that_die_at_random(
     run = Run(store_path, f"{seed}-{number}")
     end_s = SYSTEM_CLOCK.monotonic_s() + SECONDS
     try:
-        while SYSTEM_CLOCK.monotonic_s() < end_s:
+        while SYSTEM_CLOCK.monotonic_s() < end_s or run.killed < PROCESSES:
             for source in range(PROCESSES):
                 if source not in run.workers:
                     run.begin(source)
@@ -178,7 +178,6 @@ def test_nothing_is_lost_by_processes_that_die_at_random(
     finally:
         for source in list(run.workers):
             run.kill(source)
-    assert run.killed >= PROCESSES
     with capsys.disabled():
         sys.stdout.write(f"[{run.killed} killed, {run.ended} ended, {len(run.reports)} reports] ")
     with opened(store_path) as log:
