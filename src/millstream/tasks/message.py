@@ -35,6 +35,16 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     """Tasks of the same lock run one at a time."""
     limit: Limit | None = None
 
+    @property
+    def is_conditional(self) -> bool:
+        """Tell whether anything but a claim decides about its start."""
+        return not (
+            self.start_before_us is None
+            and self.unique_key is None
+            and self.lock_key is None
+            and self.limit is None
+        )
+
 
 class Outcome(StrEnum):
     """How an attempt ended that did not succeed."""

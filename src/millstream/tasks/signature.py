@@ -85,23 +85,29 @@ class Signature(msgspec.Struct, Generic[R], frozen=True):
             arguments=task.arguments.encode(self.args, self.kwargs),
             acks_late=options.acks_late,
             eta_us=_eta_us(self.countdown, self.eta, now_us),
-            start_before_us=_start_before_us(self.expires, options.expires_us, now_us),
-            limit=task.limit,
         )
-        return self._keyed(message, task, now_us) if options.lock or options.unique else message
+        if task.is_conditional or self.expires is not None:
+            return self._conditional(message, task, now_us)
+        return message
 
-    def _keyed(self, message: TaskMessage, task: AnyTask[..., R], now_us: int) -> TaskMessage:
-        """Add what depends on the values of the arguments: the lock and the key of ``unique=``."""
-        given = task.arguments.given(self.args, self.kwargs)
+    def _conditional(self, message: TaskMessage, task: AnyTask[..., R], now_us: int) -> TaskMessage:
+        """Add when the task expires, its limit, and what depends on arguments: the lock and the key of ``unique=``."""
         options = task.options
         lock_key, key, until_us = None, None, 0
-        if options.lock:
-            lock_key = LOCK_PREFIX + _lock_name(task.name, options.lock, given)
-        if options.unique is not None:
-            key = unique_key(task.name, options.unique, given)
-            until_us = now_us + options.unique.period_us
+        if options.lock or options.unique is not None:
+            given = task.arguments.given(self.args, self.kwargs)
+            if options.lock:
+                lock_key = LOCK_PREFIX + _lock_name(task.name, options.lock, given)
+            if options.unique is not None:
+                key = unique_key(task.name, options.unique, given)
+                until_us = now_us + options.unique.period_us
         return msgspec.structs.replace(
-            message, lock_key=lock_key, unique_key=key, unique_until_us=until_us
+            message,
+            start_before_us=_start_before_us(self.expires, options.expires_us, now_us),
+            limit=task.limit,
+            lock_key=lock_key,
+            unique_key=key,
+            unique_until_us=until_us,
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
 
@@ -43,6 +43,13 @@ class AnyTask(Generic[P, R]):
         self.bind = bind
         """Whether the function's first argument is a ``BoundTask``."""
         self.limit = limit_of(name, concurrency=options.concurrency, rate=options.rate_limit)
+        self.is_conditional = (
+            options.expires_us is not None
+            or options.unique is not None
+            or bool(options.lock)
+            or self.limit is not None
+        )
+        """Whether more than a claim decides when its calls start."""
         self._engine = engine
         self.is_async = inspect.iscoroutinefunction(function)
         self.__name__ = getattr(function, "__name__", name)
@@ -170,25 +177,30 @@ class CoroutineTask(AnyTask[P, R]):
         return coroutine
 
 
-def messages_of(
-    calls: Iterable[Signature[Any]], now_us: int
-) -> list[tuple[Signature[Any], TaskMessage]]:
-    """Return calls with their stored form. Raises what ``delay`` raises, and for too many calls."""
-    pairs: list[tuple[Signature[Any], TaskMessage]] = []
+def messages_of(calls: Iterable[Signature[Any]], now_us: int) -> list[TaskMessage]:
+    """Return the stored form of calls. Raises what ``delay`` raises, and for too many calls."""
+    messages: list[TaskMessage] = []
     for call in calls:
-        if len(pairs) == TASKS_PER_COMMIT_MAX:
+        if len(messages) == TASKS_PER_COMMIT_MAX:
             _refuse_too_many()
-        pairs.append((call, call.message(now_us)))
-    return pairs
+        messages.append(call.message(now_us))
+    return messages
 
 
 def send(engine: TaskEngine, calls: Iterable[Signature[R]]) -> list[AsyncResult[R]]:
     """Store many calls in one commit, all or none. Raises what ``delay`` raises, and for too many calls."""
-    pairs = messages_of(calls, engine.now_us())
-    standing = engine.enqueue([message for _, message in pairs])
+    decoders: list[Callable[[bytes], Any]] = []
+
+    def remembered() -> Iterator[Signature[R]]:
+        for call in calls:
+            decoders.append(call.task.decode)
+            yield call
+
+    messages = messages_of(remembered(), engine.now_us())
+    standing = engine.enqueue(messages)
     return [
-        AsyncResult(standing.get(message.id, message.id), engine=engine, decode=call.task.decode)
-        for call, message in pairs
+        AsyncResult(standing.get(message.id, message.id), engine=engine, decode=decode)
+        for message, decode in zip(messages, decoders, strict=True)
     ]
 
 

@@ -3,7 +3,7 @@
 A task that finds its gate closed is *blocked*: it leaves the index that claims read, so that those behind it are
 claimed at once. What it waits for is one of three things, and each lets it out again:
 
-    the gate is full             whoever ends, hands back or recovers a task of that gate calls ``let_in``
+    the gate is full             whoever ends, hands back or recovers a task of that gate calls ``release``
     the rate allows no start     ``opens_us`` of the limit; a worker wakes then and calls ``open_due``
     one let in before it         is queued; the claim or the revocation of that one goes on from there
 
@@ -35,15 +35,16 @@ class _Gate:
         self.interval_us: int | None = None
         self.next_us = 0
         self.opens_us: int | None = None
+        held: int = tx.run("tasks/count_holders", (key,))[0][0]
         if key.startswith(LOCK_PREFIX):
-            self.room = 1 - tx.run("tasks/count_locked", (key,))[0][0]
+            self.room = 1 - held
             return
         [(concurrency, self.interval_us, self.next_us, self.opens_us)] = tx.run(
             "tasks/limit", (key,)
         )
         self.room = DUE_TASKS_MAX
         if concurrency is not None:
-            self.room = concurrency - tx.run("tasks/count_limited", (key,))[0][0]
+            self.room = concurrency - held
         if self.interval_us is not None:
             allowed = starts_allowed(
                 next_us=self.next_us, interval_us=self.interval_us, now_us=tx.now_us
@@ -76,6 +77,7 @@ class Gates:
             return False
         for gate in met:
             gate.enter(self._tx.now_us)
+            self._tx.run("tasks/hold", (gate.key, seq))
         return True
 
     def touch(self, key: str) -> None:
@@ -106,6 +108,17 @@ def let_in(tx: Transaction, key: str) -> None:
         reach("task.opened")
     elif gate.next_us > tx.now_us and gate.opens_us != gate.next_us:
         tx.run("tasks/set_opening", (gate.next_us, key))
+
+
+def release(tx: Transaction, held: Iterable[tuple[int, tuple[str, ...]]]) -> None:
+    """Take tasks that do not run any more from their gates, and let others in."""
+    keys: set[str] = set()
+    for seq, gates in held:
+        for key in gates:
+            tx.run("tasks/release", (key, seq))
+            keys.add(key)
+    for key in sorted(keys):
+        let_in(tx, key)
 
 
 def open_due(tx: Transaction) -> None:

@@ -11,7 +11,14 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from millstream.engines.local.task_gates import Gates, keys_of, let_in, open_due, set_limits
+from millstream.engines.local.task_gates import (
+    Gates,
+    keys_of,
+    let_in,
+    open_due,
+    release,
+    set_limits,
+)
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
 from millstream.store.transaction import Snapshot, Transaction
@@ -26,12 +33,10 @@ from millstream.tasks.message import (
     Succeeded,
     TaskMessage,
 )
-from millstream.tasks.states import TaskEvent, TaskState, follow
+from millstream.tasks.states import WAITING, TaskEvent, TaskState, follow
 
 REFUSED = "refused_completions"
 EXPIRED = "it expired before it was started"
-_UNCONDITIONAL = (None, None, None, None)
-"""The end of a row of ``tasks/heads`` that nothing keeps from being claimed: no expiry, revocation, lock or limit."""
 _RUNNING = TaskState.RUNNING
 _QUEUED_NEW = follow(None, TaskEvent.ENQUEUE)
 _SCHEDULED_NEW = follow(None, TaskEvent.SCHEDULE)
@@ -40,7 +45,6 @@ _SUCCEEDED = follow(_RUNNING, TaskEvent.SUCCEED)
 _RETRIED = follow(_RUNNING, TaskEvent.RETRY)
 _GIVEN_UP = follow(_RUNNING, TaskEvent.FAIL)
 _STOPPED = follow(_RUNNING, TaskEvent.REVOKE)
-_EXPIRED = follow(TaskState.QUEUED, TaskEvent.EXPIRE)
 _HANDED_BACK = follow(_RUNNING, TaskEvent.HAND_BACK)
 _DUE = ((TaskState.SCHEDULED, "tasks/due_scheduled"), (TaskState.RETRYING, "tasks/due_retrying"))
 
@@ -66,11 +70,11 @@ def enqueue(tx: Transaction, messages: Sequence[TaskMessage]) -> dict[str, str]:
     Returns the ids for which another task stands, whose key is the same.
     """
     standing: dict[str, str] = {}
-    limits = {message.limit for message in messages if message.limit is not None}
-    if limits:
-        set_limits(tx, limits)
-    if any(message.unique_key is not None for message in messages):
+    if any([message.is_conditional for message in messages]):
         messages, standing = _without_repeated(tx, messages)
+        set_limits(tx, {message.limit for message in messages if message.limit is not None})
+        deadlines = [(m.start_before_us, m.id) for m in messages if m.start_before_us is not None]
+        tx.many("tasks/set_deadline", deadlines)
     now_us = tx.now_us
     tx.many("tasks/insert", (_new_row(message, now_us) for message in messages))
     for queue in {message.queue for message in messages}:
@@ -145,8 +149,9 @@ def complete(tx: Transaction, lease: Lease, done: Sequence[Completion]) -> list[
         if isinstance(one, Raised):
             _store_error(tx, lease, one, revoked=one.task.seq in revoked)
         tx.wake(task_channel(one.task.id))
-    for key in {key for one in accepted for key in one.task.gates}:
-        let_in(tx, key)
+    gated = [(one.task.seq, one.task.gates) for one in accepted if one.task.gates]
+    if gated:
+        release(tx, gated)
     reach("task.completed")
     return accepted
 
@@ -212,7 +217,7 @@ def claim(tx: Transaction, lease: Lease, want: int) -> tuple[bool, tuple[Claimed
     if len(lease.queues) > 1:
         heads.sort(key=lambda row: (-row[0], row[1]))
     taken = _cut_at_alone(heads[:want])
-    if any(row[13:] != _UNCONDITIONAL for row in taken):
+    if any([row[3] for row in taken]):
         taken, gates = _admitted(tx, taken)
         tx.many("tasks/claim", [(_CLAIMED, lease.number, row[1]) for row in taken])
         gates.close()
@@ -227,8 +232,8 @@ def _admitted(tx: Transaction, rows: Sequence[Row]) -> tuple[list[Row], Gates]:
     taken: list[Row] = []
     gates = Gates(tx)
     for row in rows:
-        seq, task_id, start_before_us, reason = row[1], row[3], row[13], row[14]
-        keys = keys_of(row[15], row[16])
+        seq, task_id, start_before_us, reason = row[1], row[8], row[18], row[4]
+        keys = keys_of(row[5], row[6])
         lapsed = start_before_us is not None and start_before_us <= tx.now_us
         if lapsed or reason is not None:
             event = TaskEvent.EXPIRE if reason is None else TaskEvent.REVOKE
@@ -258,19 +263,17 @@ def withdraw(
 
 def lapse(tx: Transaction) -> int:
     """Revoke what was not started in time; return how many."""
-    params = {
-        "state": _EXPIRED,
-        "now_us": tx.now_us,
-        "kept_us": REVOKED_TTL_US,
-        "tasks_max": PRUNED_TASKS_MAX,
-    }
-    gone = tx.run("tasks/lapse", params)
-    for task_id, _, _ in gone:
-        tx.wake(task_channel(task_id))
-    for key in {key for _, *keys in gone for key in keys_of(*keys)}:
-        let_in(tx, key)
+    params = {"now_us": tx.now_us, "tasks_max": PRUNED_TASKS_MAX}
+    due = tx.run("tasks/lapsed", params)
+    for deadline_us, task_id, start_before_us, seq, state, *keys in due:
+        tx.run("tasks/drop_deadline", (deadline_us, task_id))
+        if deadline_us == start_before_us and state in WAITING:
+            before = TaskState(state)
+            withdraw(tx, seq, task_id, before=before, event=TaskEvent.EXPIRE, reason=EXPIRED)
+            for key in keys_of(*keys):
+                let_in(tx, key)
     reach("task.lapsed")
-    return len(gone)
+    return len(due)
 
 
 def _make_due(tx: Transaction) -> None:
@@ -286,25 +289,9 @@ def _make_due(tx: Transaction) -> None:
 
 
 def _claimed(row: Row) -> Claimed:
-    priority, seq, _, task_id, name, arguments, failures, deaths, enqueued_us, due_us, eta_us = row[
-        :11
-    ]
-    queue, attempts_before, start_before_us, _, lock_key, limit_key = row[11:]
-    return Claimed(
-        seq,
-        task_id,
-        name,
-        arguments,
-        attempts_before + failures + deaths + 1,
-        failures,
-        enqueued_us,
-        due_us,
-        eta_us,
-        queue,
-        priority,
-        start_before_us,
-        () if lock_key is None and limit_key is None else keys_of(lock_key, limit_key),
-    )
+    lock_key, limit_key = row[5:7]
+    gates = () if lock_key is None and limit_key is None else keys_of(lock_key, limit_key)
+    return Claimed(*row[7:], gates)  # type: ignore[call-arg]  # the statement selects its fields in order
 
 
 def _cut_at_alone(heads: Sequence[Row]) -> Sequence[Row]:
@@ -335,8 +322,7 @@ def _wake_returned(tx: Transaction, rows: Sequence[Row]) -> None:
     """Tell the queues of tasks that went back, and those who wait for their locks and limits."""
     for queue in {row[0] for row in rows}:
         tx.wake(queue_channel(queue))
-    for key in {key for row in rows for key in keys_of(*row[1:])}:
-        let_in(tx, key)
+    release(tx, [(row[1], keys_of(*row[2:])) for row in rows])
 
 
 @dataclass(frozen=True, slots=True)
@@ -369,8 +355,7 @@ def evict(tx: Transaction, death: Death) -> tuple[int, int]:
             tx.run("tasks/return_orphan", (state, int(fate.charged), seq, death.lease))
             tx.wake(queue_channel(queue))
             returned += 1
-    for key in {key for row in rows for key in keys_of(*row[8:])}:
-        let_in(tx, key)
+    release(tx, [(row[0], keys_of(*row[8:])) for row in rows])
     reach("task.recovering")
     return returned, len(rows) - returned
 

@@ -79,11 +79,20 @@ CREATE INDEX tasks_retrying ON tasks (due_us) WHERE state = 'retrying';
 CREATE INDEX tasks_running ON tasks (lease) WHERE state = 'running';
 CREATE INDEX tasks_expiring ON tasks (expires_us) WHERE expires_us IS NOT NULL;
 CREATE INDEX tasks_blocked ON tasks (gate, priority DESC, seq) WHERE gate IS NOT NULL;
-CREATE INDEX tasks_locked ON tasks (lock_key) WHERE lock_key IS NOT NULL AND lease IS NOT NULL;
-CREATE INDEX tasks_limited ON tasks (limit_key) WHERE limit_key IS NOT NULL AND lease IS NOT NULL;
-CREATE INDEX tasks_lapsing ON tasks (start_before_us)
-WHERE start_before_us IS NOT NULL AND lease IS NULL AND finished_us IS NULL;
-CREATE INDEX tasks_failed ON tasks (finished_us) WHERE state = 'failed';
+
+-- The running tasks that hold a lock or count for a limit; a table of its own, so that all others pay nothing for it.
+CREATE TABLE task_holders (
+    key TEXT NOT NULL,
+    task INTEGER NOT NULL,
+    PRIMARY KEY (key, task)
+) STRICT, WITHOUT ROWID;
+
+-- When a task, named by its id, expires. A row may outlive its task; whoever finds its time come removes it.
+CREATE TABLE task_deadlines (
+    start_before_us INTEGER NOT NULL,
+    task TEXT NOT NULL,
+    PRIMARY KEY (start_before_us, task)
+) STRICT, WITHOUT ROWID;
 
 -- How many tasks of a kind run at once, and how often one starts. next_us: the next start that the rate allows;
 -- opens_us: when blocked tasks are let in because of it, NULL if none waits for that.

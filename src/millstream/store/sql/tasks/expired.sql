@@ -1,7 +1,7 @@
 SELECT
     EXISTS (SELECT 1 FROM tasks WHERE expires_us <= :now_us),
     EXISTS (
-        SELECT 1 FROM tasks
-        WHERE start_before_us IS NOT NULL AND lease IS NULL AND finished_us IS NULL AND start_before_us <= :now_us
+        SELECT 1 FROM task_deadlines LEFT JOIN tasks ON tasks.id = task_deadlines.task
+        WHERE task_deadlines.start_before_us <= :now_us AND lease IS NULL
     ),
     EXISTS (SELECT 1 FROM task_uniques WHERE until_us <= :now_us)

@@ -1,2 +1,2 @@
 UPDATE tasks SET state = ?, lease = NULL WHERE seq = ? AND state = 'running' AND lease = ?
-RETURNING queue, lock_key, limit_key
+RETURNING queue, seq, lock_key, limit_key

@@ -1,0 +1,1 @@
+SELECT count(*) FROM task_holders WHERE key = ?

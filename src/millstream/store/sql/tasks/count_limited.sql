@@ -1,1 +1,0 @@
-SELECT count(*) FROM tasks WHERE limit_key = ? AND limit_key IS NOT NULL AND lease IS NOT NULL

@@ -1,0 +1,1 @@
+DELETE FROM task_deadlines WHERE start_before_us = ? AND task = ?

@@ -1,0 +1,1 @@
+DELETE FROM task_holders WHERE key = ? AND task = ?
