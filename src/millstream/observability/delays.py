@@ -1,77 +1,87 @@
 """The four delays as a table with a bar a row.
 
 Each run, micro-batch and task waits four times: for its source data, until processing begins, for the processing, and
-until the result can be seen. The bar shows the share of each phase in the mean.
+until the result can be seen. These lie up to a trillion apart (a replay of last year's events reads them in
+microseconds), so the bars are logarithmic, on one scale for all rows. They show what 95 % of the values stay below.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 
+from rich.bar import Bar
+from rich.console import Group
 from rich.table import Table
+from rich.text import Text
 
 from millstream.primitives.duration import format_duration
 from millstream.primitives.histogram import PHASES, Histogram
 
 Delays = Mapping[tuple[str, str], Mapping[str, Histogram]]
 
-_BAR_CELLS = 24
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
+_SHORTEST_US = 1
+_PHASE_WIDTH = max(map(len, PHASES))
+_FIGURE_WIDTH = len("13.9 years")
+_HALF = 0.5
+_MOST = 0.95
 
 
-def bar(share: float, cells: int = _BAR_CELLS) -> str:
-    """Return a bar for a share from 0 to 1, an eighth of a cell exact; the smallest share that is not 0 shows."""
-    eighths = round(min(max(share, 0.0), 1.0) * cells * 8)
-    if share > 0 and eighths == 0:
-        eighths = 1
-    full, rest = divmod(eighths, 8)
-    return "█" * full + (_EIGHTHS[rest] if rest else "")
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """A logarithmic scale of durations, from one microsecond to the longest."""
+
+    longest_us: int
+
+    def position(self, duration_us: float) -> float:
+        """Return where a duration lies: 0 for a microsecond or less, 1 for the longest."""
+        if self.longest_us <= _SHORTEST_US:
+            return 0.0
+        return math.log(max(duration_us, _SHORTEST_US)) / math.log(self.longest_us)
 
 
-def delays_table(delays: Delays) -> Table:
-    """Return the table: a row for each phase of each subject, its quantiles, and its share as a bar."""
-    table = Table(title="Where the time went", title_justify="left")
-    for column in ("kind", "subject", "delay"):
-        table.add_column(column)
-    for column in ("count", "p50", "p95", "p99", "max"):
-        table.add_column(column, justify="right")
-    table.add_column("share of the mean")
+def delays_table(delays: Delays) -> Group:
+    """Return a table for each subject, a row for each phase: its quantiles, and a bar that fills the width."""
+    shown = [histogram for phases in delays.values() for histogram in phases.values()]
+    scale = Scale(max((h.quantile(_MOST) for h in shown if h.count), default=_SHORTEST_US))
+    parts: list[Text | Table] = [
+        Text("Where the time went", style="bold"),
+        Text(f"Bars: p95 from 1 µs to {format_duration(scale.longest_us)}, logarithmic"),
+    ]
     for (kind, subject), phases in sorted(delays.items()):
-        total = sum(phases[phase].mean_us for phase in PHASES)
-        for index, phase in enumerate(PHASES):
-            _add_row(
-                table,
-                (kind, subject) if index == 0 else ("", ""),
-                phase,
-                phases[phase],
-                total,
-                end=index == len(PHASES) - 1,
-            )
+        parts += [Text(), _heading(kind, subject, phases), _rows(phases, scale)]
+    return Group(*parts)
+
+
+def _heading(kind: str, subject: str, phases: Mapping[str, Histogram]) -> Text:
+    count = max(histogram.count for histogram in phases.values())
+    return Text.assemble(
+        f"{kind} ", (subject, "bold"), f", {count:,} {'time' if count == 1 else 'times'}"
+    )
+
+
+def _rows(phases: Mapping[str, Histogram], scale: Scale) -> Table:
+    table = Table(box=None, expand=True, pad_edge=False, header_style="dim")
+    table.add_column("", width=_PHASE_WIDTH, no_wrap=True)
+    for column in ("p50", "p95", "p99", "max"):
+        table.add_column(column, justify="right", width=_FIGURE_WIDTH, no_wrap=True)
+    table.add_column("", ratio=1)
+    for phase in PHASES:
+        histogram = phases[phase]
+        table.add_row(phase, *_figures(histogram), _bar(histogram, scale))
+        if histogram.skewed:
+            # A negative wait means that a clock elsewhere runs ahead: it is reported, not hidden.
+            table.add_row("", *[""] * 4, f"{histogram.skewed:,} came from a clock that runs ahead")
     return table
 
 
-def _add_row(
-    table: Table,
-    head: tuple[str, str],
-    phase: str,
-    histogram: Histogram,
-    total: float,
-    *,
-    end: bool,
-) -> None:
+def _figures(histogram: Histogram) -> list[str]:
     if not histogram.count:
-        figures = ["0", "–", "–", "–", "–", _skew(histogram)]
-    else:
-        share = histogram.mean_us / total if total else 0.0
-        figures = [
-            f"{histogram.count:,}",
-            *(format_duration(histogram.quantile(q)) for q in (0.5, 0.95, 0.99)),
-            format_duration(histogram.max_us),
-            f"{bar(share)} {share:.0%}{_skew(histogram)}",
-        ]
-    table.add_row(*head, phase, *figures, end_section=end)
+        return ["–"] * 4
+    quantiles = [format_duration(histogram.quantile(q)) for q in (_HALF, _MOST, 0.99)]
+    return [*quantiles, format_duration(histogram.max_us)]
 
 
-def _skew(histogram: Histogram) -> str:
-    # A negative wait means that a clock elsewhere runs ahead: it is reported, not hidden.
-    return f" ({histogram.skewed:,} skewed)" if histogram.skewed else ""
+def _bar(histogram: Histogram, scale: Scale) -> Bar | str:
+    return Bar(1.0, 0.0, scale.position(histogram.quantile(_MOST))) if histogram.count else ""
