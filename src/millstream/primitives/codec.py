@@ -34,7 +34,7 @@ def decode(data: bytes, kind: Any = None) -> Any:  # noqa: ANN401 - the kind is 
         if kind is None:
             return _decoder.decode(data)
         return msgspec.msgpack.decode(data, type=kind)
-    except (msgspec.MsgspecError, RecursionError) as error:
+    except _REFUSED as error:
         raise PayloadError(
             f"stored bytes cannot be read: {error}",
             expected=str(kind) if kind is not None else "MessagePack",
