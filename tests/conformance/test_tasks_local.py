@@ -10,8 +10,13 @@ import pytest
 from millstream.engines.local.tasks import LocalTasks
 from millstream.store import Store
 from millstream.testing.clock import VirtualClock
+from millstream.testing.task_control_suite import (
+    TaskControlSuite,
+    TaskExpirySuite,
+    TaskGatesSuite,
+)
 from millstream.testing.tasks_suite import TaskDeliverySuite, TaskEngineSuite
-from tests.tasks_kit import us
+from tests.tasks_kit import guard_transitions, us
 
 
 class Harness:
@@ -23,9 +28,16 @@ class Harness:
         self._clock.advance(us(microseconds))
 
 
-class TestLocal(TaskEngineSuite, TaskDeliverySuite):
+class TestLocal(
+    TaskEngineSuite,
+    TaskDeliverySuite,
+    TaskExpirySuite,
+    TaskControlSuite,
+    TaskGatesSuite,
+):
     @pytest.fixture(params=["disk", "process"])
     def harness(self, request: pytest.FixtureRequest, store_path: Path) -> Iterator[Harness]:
         clock = VirtualClock()
         with Store.open(store_path, durability=request.param, clock=clock) as store:
+            guard_transitions(store.directory.catalog)
             yield Harness(store, clock)

@@ -5,7 +5,8 @@ a second, minute or hour (``rate_limit``), evenly spread. A task that is not let
 those behind it, until there is room again.
 
 The rate is a leaky bucket kept as one number, the time of the next allowed start (GCRA, ITU-T I.371): a start moves it
-on by one interval. It lags behind the clock by at most ``RATE_CATCH_UP_US``, so an idle hour earns no burst.
+on by one interval. A start that comes a little late is made up for, up to ``RATE_CATCH_UP_US``; an idle hour earns no
+burst beyond what fits into that time.
 """
 
 from __future__ import annotations
@@ -60,9 +61,16 @@ def starts_allowed(*, next_us: int, interval_us: int, now_us: int) -> int:
     """Return how many tasks the rate lets start at ``now_us``."""
     if next_us > now_us:
         return 0
-    return (now_us - max(next_us, now_us - RATE_CATCH_UP_US)) // interval_us + 1
+    return (now_us - _counted_from_us(next_us, interval_us, now_us)) // interval_us + 1
 
 
 def after_start(*, next_us: int, interval_us: int, now_us: int) -> int:
     """Return the next allowed start when one was made at ``now_us``."""
-    return max(next_us, now_us - RATE_CATCH_UP_US) + interval_us
+    return _counted_from_us(next_us, interval_us, now_us) + interval_us
+
+
+def _counted_from_us(next_us: int, interval_us: int, now_us: int) -> int:
+    """Return the allowed start that is used up by one at ``now_us``: an old one if it is a little late only."""
+    if now_us - next_us <= RATE_CATCH_UP_US:
+        return next_us
+    return now_us - RATE_CATCH_UP_US // interval_us * interval_us
