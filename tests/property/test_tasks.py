@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from pathlib import Path
 from random import Random
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from millstream.engines.local.tasks import LocalTasks
 from millstream.store import Store
+from millstream.store.catalog import connect
 from millstream.tasks.arguments import Arguments
+from millstream.tasks.gates import Limit
 from millstream.tasks.limits import RECOVERY_TICK_US, WORKER_DEATHS_MAX
 from millstream.tasks.message import Claimed, Lease, Raised, Succeeded, TaskMessage
 from millstream.tasks.retry import Backoff
@@ -22,6 +25,8 @@ from tests.tasks_kit import guard_transitions, us
 
 LEASE_US = 3 * RECOVERY_TICK_US
 TTL_US = 10**15
+LIMIT = Limit("limit:t", 2, None)
+BOTH = {"lock_key": "lock:x", "limit": LIMIT}
 
 
 class Walk(RuleBasedStateMachine):
@@ -35,12 +40,14 @@ class Walk(RuleBasedStateMachine):
         self._store = Store.open(path, durability="process", clock=self._clock)
         guard_transitions(self._store.directory.catalog)
         self._engine = LocalTasks(self._store)
+        self._catalog = connect(self._store.directory.catalog, vfs=None)
         self._sent = 0
         self._leases: list[Lease] = []
         self._held: dict[int, list[Claimed]] = {}
         self._accepted: dict[str, int] = {}
 
     def teardown(self) -> None:
+        self._catalog.close()
         self._store.close()
         self._folder.cleanup()
 
@@ -48,8 +55,18 @@ class Walk(RuleBasedStateMachine):
         priority=st.integers(0, 9),
         wait_s=st.sampled_from([None, 0, 1, 5]),
         acks_late=st.sampled_from([True, True, False]),
+        gate=st.sampled_from([{}, {"lock_key": "lock:x"}, {"limit": LIMIT}, BOTH]),
+        expires_s=st.sampled_from([None, None, 2, 9]),
     )
-    def send(self, priority: int, wait_s: int | None, acks_late: bool) -> None:
+    def send(
+        self,
+        priority: int,
+        wait_s: int | None,
+        acks_late: bool,
+        gate: dict[str, Any],
+        expires_s: int | None,
+    ) -> None:
+        now_us = self._clock.now_us()
         eta_us = None if wait_s is None else self._clock.now_us() + wait_s * 1_000_000
         self._engine.enqueue(
             [
@@ -61,6 +78,8 @@ class Walk(RuleBasedStateMachine):
                     arguments=b"\x80",
                     eta_us=eta_us,
                     acks_late=acks_late,
+                    start_before_us=None if expires_s is None else now_us + expires_s * 1_000_000,
+                    **gate,
                 )
             ]
         )
@@ -106,6 +125,15 @@ class Walk(RuleBasedStateMachine):
             )
         self._held[lease.number].remove(task)
 
+    @precondition(lambda self: self._sent)
+    @rule(which=st.integers(0, 99), change=st.sampled_from(["revoke", "requeue"]))
+    def control(self, which: int, change: str) -> None:
+        task_id = str(which % self._sent)
+        if change == "revoke":
+            self._engine.control.revoke([task_id], reason="no")
+        else:
+            self._engine.control.requeue([task_id])
+
     @rule(seconds=st.integers(1, 4))
     def let_time_pass(self, seconds: int) -> None:
         """Those who do not beat lose their leases, and do not know it."""
@@ -143,7 +171,18 @@ class Walk(RuleBasedStateMachine):
             status = self._engine.status(str(number))
             assert status is not None
             assert status.deaths <= WORKER_DEATHS_MAX
-            assert len(self._engine.attempts(str(number))) == status.failures + status.deaths
+            failed = status.attempts_before + status.failures + status.deaths
+            assert len(self._engine.attempts(str(number))) == failed
+
+    @invariant()
+    def gates_hold_and_nobody_waits_for_nothing(self) -> None:
+        rows = list(self._catalog.execute("SELECT state, lock_key, limit_key, gate FROM tasks"))
+        for key, room in (("lock:x", 1), (LIMIT.key, 2)):
+            at_gate = [row for row in rows if key in row[1:3]]
+            running = sum(row[0] == "running" for row in at_gate)
+            assert running <= room
+            if any(row[3] == key for row in rows):
+                assert running == room or any(row[0] == "queued" for row in at_gate)
 
 
 TestWalk = Walk.TestCase
