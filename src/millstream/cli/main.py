@@ -16,6 +16,8 @@ COMMANDS: Final = {
     "delays": "Show where the time went: the four delays.",
     "demo": "Run real flights through log, batch, stream and queue.",
     "schedules": "List, pause, resume and trigger schedules.",
+    "queues": "List queues, pause and resume them.",
+    "tasks": "List, show, retry, revoke and purge tasks.",
     "topics": "List topics, their size, and how far groups are behind.",
     "worker": "Run tasks.",
 }
