@@ -11,10 +11,10 @@ import threading
 from collections.abc import Mapping
 from pathlib import PurePath
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from millstream.engines.local.embedded import Embedded
-from millstream.engines.local.log import LocalLog
+from millstream.engines.local.log import LocalLog, LocalLogTransaction
 from millstream.engines.local.task_schedules import LocalSchedules
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.registry import engine_of
@@ -27,8 +27,42 @@ from millstream.primitives.duration import Duration
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
+from millstream.tasks.outbox import Outbox
 from millstream.tasks.registry import TaskRegistry
+from millstream.tasks.result import AsyncResult
 from millstream.tasks.schedule import ScheduleRegistry
+from millstream.tasks.signature import Signature
+from millstream.tasks.task import messages_of
+
+R = TypeVar("R")
+
+
+class AppTransaction(TopicTransaction):
+    """Events, places of consumers and calls of tasks that become true together. One thread."""
+
+    def __init__(self, transaction: LocalLogTransaction, tasks: LocalTasks) -> None:
+        """Made by ``App.transaction``."""
+        super().__init__(transaction)
+        self._local = transaction
+        self._tasks = tasks
+
+    def enqueue(self, *calls: Signature[R]) -> list[AsyncResult[R]]:
+        """Add calls: ``tx.enqueue(send_mail.s("ann"))``. They are checked now, and sent when the transaction commits.
+
+        Raises TaskArgumentError and whatever ``delay`` raises; until the commit a result knows no task.
+        """
+        messages = messages_of(calls, self._tasks.now_us())
+        results: list[AsyncResult[R]] = [
+            AsyncResult(message.id, engine=self._tasks, decode=call.task.decode)
+            for call, message in zip(calls, messages, strict=True)
+        ]
+
+        def settle(standing: Mapping[str, str]) -> None:
+            for result, message in zip(results, messages, strict=True):
+                result.id = standing.get(message.id, message.id)
+
+        self._local.add(self._tasks.staged(messages, settle))
+        return results
 
 
 class App:
@@ -139,9 +173,16 @@ class App:
         """Return the names of all topics in the store."""
         return self.log_engine.topic_names()
 
-    def transaction(self) -> TopicTransaction:
-        """Begin a transaction: ``with app.transaction() as tx: tx.append(orders, …); tx.commit(consumer)``."""
-        return TopicTransaction(self.log_engine.transaction())
+    def transaction(self) -> AppTransaction:
+        """Begin a transaction over topics, consumers and tasks.
+
+        ``with app.transaction() as tx: tx.append(orders, …); tx.commit(consumer); tx.enqueue(send_mail.s("ann"))``.
+        """
+        return AppTransaction(self.log_engine.transaction(), self.tasks_engine)
+
+    def outbox(self, *, database: str = "sqlite") -> Outbox:
+        """Return an outbox in a database of yours: ``"sqlite"`` or ``"postgresql"``. See ``Outbox``."""
+        return Outbox(self.tasks, database=database)
 
     def read(self, source: Topic | str | PurePath | Any, *, file_format: str | None = None) -> Flow:  # noqa: ANN401
         """Begin a flow from a topic, files (a path with ``*``, or a directory), or a table in memory.

@@ -32,6 +32,10 @@ CHANGED_TASKS_MAX = 1_000
 """Tasks that are revoked, requeued or purged in one transaction; more take several."""
 LISTED_TASKS_MAX = 10_000
 """Tasks that one list holds."""
+OUTBOX_CALLS_MAX = 1_000
+"""Calls that an outbox hands over in one transaction."""
+OUTBOX_KEY_TTL_US = 604_800_000_000
+"""How long a call of an outbox is known again, so that it is stored once."""
 PROGRESS_BYTES_MAX = 64 * 1024
 """The stored ``meta`` of one progress report."""
 

@@ -11,6 +11,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpa
 from millstream.primitives.errors import ConfigurationError, UnknownTask
 from millstream.tasks.arguments import AnyArguments, decode_plain
 from millstream.tasks.bound import BoundTask
+from millstream.tasks.contract import TaskEngine
 from millstream.tasks.control import TaskControl
 from millstream.tasks.options import TaskKeywords, TaskOptions, check_name, options_of
 from millstream.tasks.result import AsyncResult
@@ -134,6 +135,11 @@ class TaskRegistry:
             task = Task(_undeclared, name=name, options=TaskOptions(), engine=self._engine)
             task.__dict__["arguments"] = AnyArguments(name)
         return Signature(task, tuple(args), kwargs or {})
+
+    @property
+    def engine(self) -> TaskEngine:
+        """The engine that stores the calls; opens the store."""
+        return self._engine()
 
     @property
     def control(self) -> TaskControl:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import weakref
+from collections.abc import Callable
 from typing import Any, Final
 
 from millstream.engines.local.append import SegmentGone, Staged, no_segment_kept, stage
@@ -215,6 +216,11 @@ class LocalLogTransaction:
         self._pending: list[tuple[TopicInfo, Any]] = []
         self._staged: list[Staged] = []
         self._consumers: list[LocalConsumer] = []
+        self._works: list[Callable[[Transaction], None]] = []
+
+    def add(self, work: Callable[[Transaction], None]) -> None:
+        """Add what shall become true in the same moment; it runs in the store's transaction, and may run again."""
+        self._works.append(work)
 
     def append(self, topic: TopicInfo, data: Any) -> None:  # noqa: ANN401 - every form of events
         """Add events; they are checked, and large ones written, now."""
@@ -251,4 +257,6 @@ class LocalLogTransaction:
     def _apply(self, tx: Transaction) -> list[Appended]:
         for consumer in self._consumers:
             consumer.apply_commit(tx)
+        for work in self._works:
+            work(tx)
         return [appended for staged in self._staged for appended in staged.apply(tx)]

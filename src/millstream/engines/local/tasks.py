@@ -13,7 +13,7 @@ import json
 import os
 import platform
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from millstream.engines.local import task_transactions as rows
 from millstream.engines.local.task_control import LocalTaskControl
@@ -68,6 +68,16 @@ class LocalTasks:
         standing = self.store.write(lambda tx: rows.enqueue(tx, messages))
         reach("task.enqueued")
         return standing
+
+    def staged(
+        self, messages: Sequence[TaskMessage], settle: Callable[[Mapping[str, str]], None]
+    ) -> Callable[[Transaction], None]:
+        """Return ``enqueue`` as a work for a transaction of the store; ``settle`` is given what ``enqueue`` returns."""
+
+        def work(tx: Transaction) -> None:
+            settle(rows.enqueue(tx, messages))
+
+        return work
 
     async def aenqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
         """``enqueue`` in a thread of the event loop's pool."""
