@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from millstream.app import App
+from millstream.engines.local.check import is_store
 from millstream.primitives.errors import ConfigurationError
 
 _EXPECTED = "module:app, as in `import module` and `module.app`"
@@ -72,9 +73,10 @@ def existing_store(path: str | None) -> str:
                 next_step="name the store" + (f": {', '.join(found)}" if found else ""),
             )
         path = found[0]
-    if not Path(path).is_dir():
+    if not is_store(path):
         raise ConfigurationError(
             f"there is no store {path!r}",
+            where=str(Path(path).absolute()),
             expected="the directory of a store",
             next_step="check the path; stores are made by the programs that use them",
         )
