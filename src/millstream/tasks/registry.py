@@ -28,6 +28,7 @@ class TaskRegistry:
     def __init__(self, *, engine: EngineProvider) -> None:
         """``engine`` is called when a task is first sent, so that importing an app opens no store."""
         self._engine = engine
+        self._substitute: TaskEngine | None = None
         self._tasks: dict[str, AnyTask[..., Any]] = {}
 
     @overload
@@ -109,7 +110,7 @@ class TaskRegistry:
 
     def enqueue_many(self, calls: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Send calls of several tasks in one commit, all or none."""
-        return send(self._engine(), calls)
+        return send(self._current(), calls)
 
     def send_task(
         self,
@@ -132,23 +133,30 @@ class TaskRegistry:
         task = self._tasks.get(name)
         if task is None:
             check_name("task", name)
-            task = Task(_undeclared, name=name, options=TaskOptions(), engine=self._engine)
+            task = Task(_undeclared, name=name, options=TaskOptions(), engine=self._current)
             task.__dict__["arguments"] = AnyArguments(name)
         return Signature(task, tuple(args), kwargs or {})
+
+    def substitute(self, engine: TaskEngine | None) -> None:
+        """Send everything to ``engine`` from now on, or with None to the app's own again. For tests."""
+        self._substitute = engine
+
+    def _current(self) -> TaskEngine:
+        return self._engine() if self._substitute is None else self._substitute
 
     @property
     def engine(self) -> TaskEngine:
         """The engine that stores the calls; opens the store."""
-        return self._engine()
+        return self._current()
 
     @property
     def control(self) -> TaskControl:
         """What may be done to tasks that were sent: list, revoke, requeue, purge, pause a queue."""
-        return self._engine().control
+        return self._current().control
 
     def result(self, task_id: str) -> AsyncResult[Any]:
         """Return the handle of a call by its id alone; results of unknown tasks are plain data."""
-        engine = self._engine()
+        engine = self._current()
         status = engine.status(task_id)
         task = self._tasks.get(status.name) if status is not None else None
         return AsyncResult(task_id, engine=engine, decode=task.decode if task else decode_plain)
@@ -178,7 +186,7 @@ class TaskRegistry:
             )
         kind = CoroutineTask if inspect.iscoroutinefunction(function) else Task
         task: AnyTask[..., Any] = kind(
-            function, name=chosen, options=options, engine=self._engine, bind=bind
+            function, name=chosen, options=options, engine=self._current, bind=bind
         )
         self._tasks[chosen] = task
         return task

@@ -5,6 +5,7 @@
 - ``TraceDisk``: a disk that remembers every write and sync, so that ``power.PowerLoss`` can lose
   power between any two of them.
 - ``UnsyncedDisk``: a disk that never syncs, for tests that kill processes only.
+- ``TaskTest``: takes what an app's tasks send, and runs it in the test.
 - ``crash``: runs a function in a process that kills itself at a named step.
 - ``log_suite``, ``tasks_suite``, ``flows_suite``: what every engine must do; it is finished when
   its suite passes.
@@ -14,7 +15,8 @@
 
 from millstream.testing.clock import VirtualClock
 from millstream.testing.faulty import FaultyDisk
+from millstream.testing.tasks import TaskTest
 from millstream.testing.trace import TraceDisk
 from millstream.testing.unsynced import UnsyncedDisk
 
-__all__ = ["FaultyDisk", "TraceDisk", "UnsyncedDisk", "VirtualClock"]
+__all__ = ["FaultyDisk", "TaskTest", "TraceDisk", "UnsyncedDisk", "VirtualClock"]

@@ -7,7 +7,8 @@ failed meanwhile.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.store import Store
 from millstream.testing.clock import VirtualClock
 from millstream.testing.faulty import FaultyDisk
+from millstream.testing.tasks import Mode, TaskTest
 
 
 @pytest.fixture
@@ -59,3 +61,14 @@ def millstream_log(millstream_store: Store) -> Iterator[LocalLog]:
     millstream_store.duty.stop()
     yield log
     log.close()
+
+
+@pytest.fixture
+def millstream_tasks(tmp_path: Path) -> Iterator[Callable[..., TaskTest]]:
+    """A function that takes over the tasks of an app: ``tasks = millstream_tasks(app, mode="inline")``."""
+    with ExitStack() as stack:
+
+        def take_over(app: App, *, mode: Mode = "manual", seed: int = 0) -> TaskTest:
+            return stack.enter_context(TaskTest(app, tmp_path, mode=mode, seed=seed))
+
+        yield take_over
