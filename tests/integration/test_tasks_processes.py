@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.primitives.errors import TaskFailed
+from millstream.primitives.errors import TaskFailed, TaskRevoked
 from millstream.tasks.limits import WORKER_DEATHS_MAX
 from millstream.tasks.message import Outcome
 from millstream.tasks.states import TaskState
@@ -202,3 +202,18 @@ def test_a_module_that_raises_is_shown_once_with_its_traceback(tmp_path: Path) -
     assert done.returncode == 2
     assert done.stderr.count("No module named 'nowhere_at_all'") == 1
     assert "Traceback" in done.stderr
+
+
+def test_a_revoked_task_is_terminated_with_its_process(quick: Site) -> None:
+    stuck, after = gated.delay("stuck"), square.delay(3)
+    with quick.worker("--concurrency", "1", "--lease", "1s"):
+        held, words = quick.listen()
+        assert words == "gated stuck"
+        assert stuck.revoke("enough", terminate=True)
+        with pytest.raises(TaskRevoked, match="enough"):
+            stuck.get(PATIENCE_S)
+        assert after.get(PATIENCE_S) == 9
+        assert {process for process, _ in quick.listen_to_all()} != {held}
+    (attempt,) = stuck.attempts()
+    assert attempt.error == "terminated: enough"
+    assert after.attempts() == []

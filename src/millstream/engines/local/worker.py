@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from millstream.engines.local.task_link import LocalAttemptLink
@@ -22,7 +23,7 @@ from millstream.primitives.errors import MillstreamError
 from millstream.primitives.telemetry import reach
 from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
-from millstream.tasks.message import Claimed, Completion, Lease
+from millstream.tasks.message import Claimed, Completion, Lease, Raised, Revocation
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
 
@@ -70,6 +71,9 @@ class Worker:
         self._waiter = engine.store.waiter(*channels)
         self._looked_s = self._clock.monotonic_s()
         self._lease: Lease | None = None
+        self.exit: Callable[[], None] | None = None
+        """Ends this process at once, for tasks that are terminated. None where the worker is not alone in its process:
+        there a revoked task can only end itself."""
 
     def run(self) -> None:
         """Work until stopped, or with ``burst`` until there is nothing left.
@@ -79,7 +83,9 @@ class Worker:
         """
         self._engine.recover()
         lease = self._join()
-        keeper = LeaseKeeper(self._engine, self._hand, lease, self._settings.lease_us)
+        keeper = LeaseKeeper(
+            self._engine, self._hand, lease, self._settings.lease_us, on_revoked=self._end_revoked
+        )
         try:
             lease = self._serve(lease, keeper)
         finally:
@@ -103,6 +109,23 @@ class Worker:
         if finished:
             self._engine.exchange(lease, finished, want=0)
         self._engine.leave(lease)
+
+    def _end_revoked(self, revocation: Revocation) -> None:
+        """End the running task with its process, if that was asked for; commit what is finished first."""
+        task, lease = self._hand.running, self._lease
+        if self.exit is None or not revocation.terminate or lease is None:
+            return
+        if task is None or task.seq != revocation.seq:
+            return
+        self._hand.give_up()  # It goes back with the lease.
+        now_us = self._clock.now_us()
+        ended = Raised(
+            task, "TaskRevoked", f"terminated: {revocation.reason}", "", None, now_us, now_us
+        )
+        self._engine.exchange(lease, [*self._hand.drain(), ended], want=0)
+        self._engine.leave(lease)
+        reach("task.terminated")
+        self.exit()
 
     def _join(self) -> Lease:
         settings = self._settings
@@ -175,8 +198,17 @@ class Worker:
 class LeaseKeeper:
     """The second thread of a worker. Idle it wakes only to show a sign of life."""
 
-    def __init__(self, engine: LocalTasks, hand: Hand, lease: Lease, lease_us: int) -> None:
-        """Start the thread."""
+    def __init__(
+        self,
+        engine: LocalTasks,
+        hand: Hand,
+        lease: Lease,
+        lease_us: int,
+        *,
+        on_revoked: Callable[[Revocation], None],
+    ) -> None:
+        """Start the thread. ``on_revoked`` is called with each held task that shall be revoked, at every beat."""
+        self._on_revoked = on_revoked
         self._engine = engine
         self._hand = hand
         self._lease = lease
@@ -225,6 +257,8 @@ class LeaseKeeper:
             left_s = beaten_s + self._beat_s - now_s
             if left_s <= 0:
                 self._engine.beat(self._lease)
+                for revocation in self._engine.revocations(self._lease):
+                    self._on_revoked(revocation)
                 beaten_s = now_s
                 continue
             self._wake.wait(min(left_s, _WATCH_US / _MICROSECONDS) if self._attending else left_s)

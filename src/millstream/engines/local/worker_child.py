@@ -21,6 +21,8 @@ from millstream.engines.local.worker import Worker
 STOP = b"s"
 QUICK = b"q"
 EXIT_ABANDONED = 3
+EXIT_TERMINATED = 4
+"""What a process exits with whose task was revoked with ``terminate``; the supervisor starts another one."""
 
 
 def run_child(worker: Worker, *, control: int = 0) -> None:
@@ -39,6 +41,7 @@ def run_child(worker: Worker, *, control: int = 0) -> None:
         signal.signal(number, on_signal)
     for target, arguments in ((_listen, (control, orders)), (_obey, (worker, orders))):
         threading.Thread(target=target, args=arguments, daemon=True).start()
+    worker.exit = lambda: os._exit(EXIT_TERMINATED)
     worker.run()
 
 

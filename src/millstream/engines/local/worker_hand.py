@@ -66,6 +66,12 @@ class Hand:
             return run_us >= longer_than_us
 
     @property
+    def running(self) -> Claimed | None:
+        """The task that runs now, if one does."""
+        with self._lock:
+            return self._running
+
+    @property
     def is_empty(self) -> bool:
         """Tell whether nothing is held."""
         with self._lock:
