@@ -42,6 +42,7 @@ from millstream.tasks.signature import Signature
 from millstream.tasks.states import TaskState
 from millstream.tasks.task import Task
 from millstream.tasks.unique import Unique
+from millstream.tasks.workflow import GroupResult, chain, chord, chunks, group, starmap
 
 __version__ = "0.1.0"
 
@@ -56,6 +57,7 @@ __all__ = [
     "EventBatch",
     "Expression",
     "Flow",
+    "GroupResult",
     "Histogram",
     "MillstreamError",
     "PartitionLag",
@@ -67,12 +69,16 @@ __all__ = [
     "Timestamp",
     "Topic",
     "Unique",
+    "chain",
+    "chord",
+    "chunks",
     "col",
     "count",
     "cron",
     "errors",
     "every",
     "first",
+    "group",
     "last",
     "lit",
     "max",
@@ -81,6 +87,7 @@ __all__ = [
     "min",
     "n_unique",
     "quantile",
+    "starmap",
     "std",
     "sum",
     "tumbling",

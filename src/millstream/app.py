@@ -33,6 +33,7 @@ from millstream.tasks.result import AsyncResult
 from millstream.tasks.schedule import ScheduleRegistry
 from millstream.tasks.signature import Signature
 from millstream.tasks.task import messages_of
+from millstream.tasks.workflow_starmap import declare_starmap
 
 R = TypeVar("R")
 
@@ -106,6 +107,7 @@ class App:
         """The tasks that were declared, by name."""
         self.task = self.tasks.task
         """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
+        declare_starmap(self.tasks)
         self.send_task = self.tasks.send_task
         """Sends a call by the task's name: ``app.send_task("shop.resize", ["a.jpg", 320])``."""
         self.schedules = ScheduleRegistry(owner=name, engine=lambda: self.schedules_engine)

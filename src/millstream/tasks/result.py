@@ -17,13 +17,17 @@ R = TypeVar("R")
 class AsyncResult(Generic[R]):
     """A task that was sent. Any thread; any process may make one of an id."""
 
-    __slots__ = ("_decode", "_engine", "id")
+    __slots__ = ("_decode", "_engine", "children", "id", "parent")
 
     def __init__(self, task_id: str, *, engine: TaskEngine, decode: Callable[[bytes], Any]) -> None:
         """Refer to the task ``task_id``; nothing is read yet."""
         self.id = task_id
         self._engine = engine
         self._decode = decode
+        self.parent: AsyncResult[Any] | None = None
+        """The result of the step before, for one that was made by sending a workflow."""
+        self.children: tuple[AsyncResult[Any], ...] = ()
+        """The results of what follows: the next step, callbacks, the members of a group."""
 
     def get(self, timeout: float | None = None) -> R:
         """Wait for the end of the task and return its result. ``timeout`` is in seconds; None waits for ever.

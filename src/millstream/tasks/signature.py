@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Generic, TypedDict, TypeVar, Unpack
 
@@ -19,6 +19,8 @@ from millstream.tasks.unique import unique_key
 if TYPE_CHECKING:
     from millstream.tasks.result import AsyncResult
     from millstream.tasks.task import AnyTask
+    from millstream.tasks.workflow import Workflow
+    from millstream.tasks.workflow_plan import Step
 
 R = TypeVar("R")
 
@@ -32,6 +34,8 @@ class CallKeywords(TypedDict, total=False):
     queue: str | None
     priority: int | None
     task_id: str | None
+    link: Sequence[Step] | Step
+    link_error: Sequence[Step] | Step
 
 
 class Signature(msgspec.Struct, Generic[R], frozen=True):
@@ -48,6 +52,20 @@ class Signature(msgspec.Struct, Generic[R], frozen=True):
     task_id: str | None = None
     immutable: bool = False
     """Made by ``si``: takes no result of a task before it."""
+    link: Sequence[Step] | Step = ()
+    """What is sent with its result when it succeeds."""
+    link_error: Sequence[Step] | Step = ()
+    """What is sent when it fails for good: with the id of its task, or if it takes three also error and traceback."""
+
+    def __or__(self, other: Step) -> Workflow:
+        """Return the chain of this call and then the other: ``a.s(1) | b.s()``."""
+        from millstream.tasks.workflow import chain
+
+        return chain(self, other)
+
+    def on_error(self, callback: Step) -> Signature[R]:
+        """Return the same call with one more callback for its failure, see ``link_error``."""
+        return msgspec.structs.replace(self, link_error=(*steps_of(self.link_error), callback))
 
     def set(self, **options: Unpack[CallKeywords]) -> Signature[R]:
         """Return the same call with these options changed, see ``apply_async``."""
@@ -69,6 +87,13 @@ class Signature(msgspec.Struct, Generic[R], frozen=True):
 
     def message(self, now_us: int) -> TaskMessage:
         """Return the call as it is stored. Raises TaskArgumentError or ConfigurationError."""
+        if self.link or self.link_error:
+            raise ConfigurationError(
+                "a call with callbacks cannot be sent this way",
+                where=f"task {self.task.name!r}",
+                expected="delay or apply_async, or a place in a workflow",
+                next_step="let a task send it",
+            )
         task: AnyTask[..., R] = self.task
         options = task.options
         if self.queue is not None:
@@ -109,6 +134,11 @@ class Signature(msgspec.Struct, Generic[R], frozen=True):
             unique_key=key,
             unique_until_us=until_us,
         )
+
+
+def steps_of(value: Sequence[Step] | Step) -> Sequence[Step]:
+    """Return callbacks as a sequence."""
+    return tuple(value) if isinstance(value, Sequence) else (value,)
 
 
 def _lock_name(task: str, lock: bool | str, given: Mapping[str, Any]) -> str:

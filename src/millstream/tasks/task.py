@@ -17,6 +17,7 @@ from millstream.tasks.message import TaskMessage
 from millstream.tasks.options import TaskOptions
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.signature import CallKeywords, Signature
+from millstream.tasks.workflow import asend_workflow, send_workflow
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -90,7 +91,8 @@ class AnyTask(Generic[P, R]):
         ``countdown`` (seconds or timedelta) or ``eta`` (aware datetime): not before then; waits in the store.
         ``expires`` (seconds or timedelta from now, or an aware datetime): no attempt starts then or later; the task is
         revoked. ``queue``: where it waits. ``priority``: 0 to 9, 9 first. ``task_id``: a call of an id that is stored
-        already is not stored again.
+        already is not stored again. ``link`` and ``link_error``: calls that are sent when it has succeeded, with its
+        result, and when it has failed for good; see ``Signature``.
         """
         return self.send(Signature(self, tuple(args), kwargs or {}, **options))
 
@@ -129,6 +131,8 @@ class AnyTask(Generic[P, R]):
 
     def send(self, call: Signature[R]) -> AsyncResult[R]:
         """Send a call of this task, see ``delay``."""
+        if call.link or call.link_error:
+            return send_workflow(call)
         engine = self._engine()
         message = call.message(engine.now_us())
         standing = engine.enqueue((message,))
@@ -140,6 +144,8 @@ class AnyTask(Generic[P, R]):
 
     async def asend(self, call: Signature[R]) -> AsyncResult[R]:
         """Send a call of this task without blocking the event loop."""
+        if call.link or call.link_error:
+            return await asend_workflow(call)
         engine = self._engine()
         message = call.message(engine.now_us())
         standing = await engine.aenqueue((message,))

@@ -79,7 +79,9 @@ def test_a_circle_is_refused():
         encode(circle)
 
 
-@pytest.mark.parametrize("data", [b"", b"\xc1", b"\x92\x01", b"\x01\x01", b"\xa1\x80", encode("a")[:-1]])
+@pytest.mark.parametrize(
+    "data", [b"", b"\xc1", b"\x92\x01", b"\x01\x01", b"\xa1\x80", encode("a")[:-1]]
+)
 def test_bytes_that_are_no_message_are_refused(data: bytes):
     with refused(PayloadError, "cannot be read", somewhere=False):
         decode(data)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from millstream.engines.local.task_workflows import step_status
 from millstream.store.catalog import Row
 from millstream.store.transaction import Snapshot
 from millstream.tasks.message import Attempt, Outcome, TaskStatus
@@ -9,9 +10,9 @@ from millstream.tasks.states import TaskState
 
 
 def status_of(snapshot: Snapshot, task_id: str) -> TaskStatus | None:
-    """Return what a consistent view knows of a task."""
+    """Return what a consistent view knows of a task, or of a step of a workflow that is no task yet."""
     found = snapshot.run("tasks/status", (task_id,))
-    return status_from(snapshot, task_id, found[0]) if found else None
+    return status_from(snapshot, task_id, found[0]) if found else step_status(snapshot, task_id)
 
 
 def status_from(snapshot: Snapshot, task_id: str, row: Row) -> TaskStatus:

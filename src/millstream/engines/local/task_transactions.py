@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from millstream.engines.local import task_workflows
 from millstream.engines.local.task_gates import (
     Gates,
     keys_of,
@@ -34,6 +35,7 @@ from millstream.tasks.message import (
     TaskMessage,
 )
 from millstream.tasks.states import WAITING, TaskEvent, TaskState, follow
+from millstream.tasks.workflow_plan import NodeError
 
 REFUSED = "refused_completions"
 EXPIRED = "it expired before it was started"
@@ -149,11 +151,23 @@ def complete(tx: Transaction, lease: Lease, done: Sequence[Completion]) -> list[
         if isinstance(one, Raised):
             _store_error(tx, lease, one, revoked=one.task.seq in revoked)
         tx.wake(task_channel(one.task.id))
+        if task_workflows.is_step(one.task.id):
+            _carry_on(tx, one, revoked=one.task.seq in revoked)
     gated = [(one.task.seq, one.task.gates) for one in accepted if one.task.gates]
     if gated:
         release(tx, gated)
     reach("task.completed")
     return accepted
+
+
+def _carry_on(tx: Transaction, one: Completion, *, revoked: bool) -> None:
+    """Let the workflow of the task go on, if this was its end."""
+    task = one.task
+    if isinstance(one, Succeeded):
+        task_workflows.succeeded(tx, task.id, one.result, enqueue)
+    elif revoked or one.retry_delay_us is None:
+        error = NodeError(task.id, task.name, one.error_type, one.error, one.traceback)
+        task_workflows.failed(tx, task.id, error, enqueue)
 
 
 def _store_successes(tx: Transaction, lease: Lease, successes: Sequence[Succeeded]) -> None:
@@ -258,6 +272,9 @@ def withdraw(
     }
     tx.run("tasks/withdraw", params)
     tx.wake(task_channel(task_id))
+    if task_workflows.is_step(task_id):
+        error = NodeError(task_id, "", "TaskRevoked", reason, "")
+        task_workflows.failed(tx, task_id, error, enqueue)
     reach("task.withdrawn")
 
 
@@ -351,6 +368,9 @@ def evict(tx: Transaction, death: Death) -> tuple[int, int]:
         if state is TaskState.FAILED:
             tx.run("tasks/abandon", (state, tx.now_us, seq, death.lease))
             tx.wake(task_channel(task_id))
+            if task_workflows.is_step(task_id):
+                error = NodeError(task_id, "", "WorkerDied", death.why, "")
+                task_workflows.failed(tx, task_id, error, enqueue)
         else:
             tx.run("tasks/return_orphan", (state, int(fate.charged), seq, death.lease))
             tx.wake(queue_channel(queue))

@@ -16,6 +16,7 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from millstream.engines.local import task_transactions as rows
+from millstream.engines.local import task_workflows
 from millstream.engines.local.task_control import LocalTaskControl
 from millstream.engines.local.task_delays import TaskDelays
 from millstream.engines.local.task_status import attempt_from, status_of
@@ -42,6 +43,7 @@ from millstream.tasks.message import (
 )
 from millstream.tasks.options import check_name
 from millstream.tasks.states import TaskState
+from millstream.tasks.workflow_plan import Plan
 
 
 class LocalTasks:
@@ -78,6 +80,15 @@ class LocalTasks:
             settle(rows.enqueue(tx, messages))
 
         return work
+
+    def start_workflow(self, plan: Plan) -> None:
+        """Store a workflow and enqueue what waits for nothing, in one commit. See ``WorkflowEngine``."""
+        self.store.write(lambda tx: task_workflows.begin(tx, plan, rows.enqueue))
+        reach("workflow.started")
+
+    async def astart_workflow(self, plan: Plan) -> None:
+        """``start_workflow`` in a thread of the event loop's pool."""
+        await asyncio.to_thread(self.start_workflow, plan)
 
     async def aenqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
         """``enqueue`` in a thread of the event loop's pool."""

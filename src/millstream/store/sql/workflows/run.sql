@@ -1,0 +1,1 @@
+UPDATE workflow_nodes SET state = 'running' WHERE seq = ?
