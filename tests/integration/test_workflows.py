@@ -23,6 +23,7 @@ from millstream.tasks import workflow_plan
 from millstream.tasks.limits import ARGUMENT_BYTES_MAX
 from millstream.tasks.workflow_plan import DEPTH_MAX
 from millstream.testing import VirtualClock
+from millstream.testing.tasks import TaskTest
 
 told: list[Any] = []
 
@@ -260,6 +261,16 @@ def test_a_requeued_step_runs_alone(shop: Shop) -> None:
     shop.work()
     assert result.failed()
     assert told == []
+
+
+@pytest.mark.parametrize("mode", ["inline", "manual"])
+def test_in_the_test_kit_of_users(shop: Shop, tmp_path: Path, mode: Any) -> None:
+    with TaskTest(shop.app, tmp_path / "kit", mode=mode) as kit:
+        result = ms.chord([shop.add.s(1, 1), shop.add.s(2, 2)])(shop.total.s())
+        kit.assert_enqueued(shop.add, 1, 1)
+        if mode == "manual":
+            assert kit.drain() == 3
+        assert result.get(0) == 6
 
 
 # ---- what is refused, forgotten, bounded --------------------------------------------------------

@@ -31,6 +31,7 @@ from millstream.tasks.message import Completion, Lease, TaskMessage, TaskStatus
 from millstream.tasks.options import QUEUE_DEFAULT
 from millstream.tasks.result import unknown_task_id
 from millstream.tasks.task import AnyTask
+from millstream.tasks.workflow_plan import Plan
 from millstream.testing.clock import VirtualClock
 
 Mode = Literal["manual", "inline"]
@@ -54,7 +55,7 @@ class TaskTest:
         self.clock = VirtualClock()
         """The time of all tasks; ``clock.advance("1h")`` lets it pass."""
         self.sent: list[TaskMessage] = []
-        """Every call that was sent, in its order."""
+        """Every call that was sent, in its order; of a workflow those that take no value of another."""
 
     def __enter__(self) -> Self:
         """Take over the app's tasks."""
@@ -196,6 +197,11 @@ class _Recorder(LocalTasks):
 
     async def aenqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
         return await asyncio.to_thread(self.enqueue, messages)
+
+    def start_workflow(self, plan: Plan) -> None:
+        super().start_workflow(plan)
+        calls = [node.call for node in plan.nodes if node.call is not None]
+        self._on_sent([call.message for call in calls if not call.inputs])
 
     def wait(self, task_id: str, timeout_s: float | None) -> TaskStatus:
         status = self.status(task_id)
