@@ -7,10 +7,12 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from random import Random
 
 import pytest
 
 import millstream as ms
+from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.primitives.errors import (
     ConfigurationError,
     MaxRetriesExceeded,
@@ -23,6 +25,7 @@ from millstream.primitives.errors import (
 )
 from millstream.store import Store
 from millstream.tasks.limits import PROGRESS_BYTES_MAX, RETRIES_MAX
+from millstream.tasks.message import TaskFilter
 from millstream.tasks.retry import Backoff
 from millstream.tasks.states import TaskState
 from tests.tasks_kit import Bench
@@ -342,3 +345,22 @@ def test_a_bound_task_needs_a_first_parameter(bench: Bench) -> None:
     task = bench.task(bind=True)(wrong)  # type: ignore[arg-type]
     with pytest.raises(ConfigurationError, match="first parameter"):
         task.delay()
+
+
+def test_a_purged_step_fails_its_workflow(store_path: Path) -> None:
+    with ms.App("shop", store=store_path, durability="process") as app:
+
+        @app.task
+        def one(n: int) -> int:
+            return n
+
+        @app.task
+        def total(values: list[int]) -> int:
+            return sum(values)
+
+        body = ms.chord([one.s(1), one.s(2).set(queue="other")])(total.s())
+        assert app.tasks.control.purge(TaskFilter(queue="other")) == 1
+        settings = WorkerSettings(burst=True)
+        Worker(app.tasks_engine, app.tasks, settings, chance=Random(0)).run()
+        with pytest.raises(TaskFailed, match="purged"):
+            body.get(5)

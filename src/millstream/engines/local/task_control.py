@@ -186,9 +186,11 @@ def _requeue(tx: Transaction, task_id: str) -> bool:
 
 def _purge(seqs: Sequence[int], tx: Transaction) -> int:
     gone = [row for seq in seqs for row in tx.run("tasks/purge", (seq,))]
-    for task_id, _, _ in gone:
+    for task_id, state, *_ in gone:
         tx.wake(rows.task_channel(task_id))
-    for key in {key for _, *keys in gone for key in keys_of(*keys)}:
+        if state in WAITING:
+            rows.fail_step(tx, task_id, "it was purged")
+    for key in {key for _, _, *keys in gone for key in keys_of(*keys)}:
         let_in(tx, key)
     return len(gone)
 

@@ -272,10 +272,15 @@ def withdraw(
     }
     tx.run("tasks/withdraw", params)
     tx.wake(task_channel(task_id))
+    fail_step(tx, task_id, reason)
+    reach("task.withdrawn")
+
+
+def fail_step(tx: Transaction, task_id: str, reason: str) -> None:
+    """Let the workflow of a task that will not run go on, if it is a step of one."""
     if task_workflows.is_step(task_id):
         error = NodeError(task_id, "", "TaskRevoked", reason, "")
         task_workflows.failed(tx, task_id, error, enqueue)
-    reach("task.withdrawn")
 
 
 def lapse(tx: Transaction) -> int:

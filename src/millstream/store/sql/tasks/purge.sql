@@ -1,1 +1,1 @@
-DELETE FROM tasks WHERE seq = ? AND state <> 'running' RETURNING id, lock_key, limit_key
+DELETE FROM tasks WHERE seq = ? AND state <> 'running' RETURNING id, state, lock_key, limit_key
