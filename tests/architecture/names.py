@@ -64,6 +64,7 @@ ERRORS = [
     "OutOfOrderSequence",
     "PayloadError",
     "PlanError",
+    "Replaced",
     "ResultTimeout",
     "Retry",
     "SchemaError",

@@ -176,6 +176,37 @@ def test_without_blocking_an_event_loop(shop: Shop) -> None:
     assert (shop.value(first), second.get(0), told) == (3, 3, [3])
 
 
+def test_a_task_is_replaced(shop: Shop) -> None:
+    @shop.app.task(name="twice", bind=True)
+    def twice(self: ms.BoundTask, n: int, deep: bool = False) -> int:
+        inner = ms.chain(shop.add.s(n, n), shop.add.s(0))
+        self.replace(twice.s(n) if deep else inner)
+
+    plain = twice.delay(2)
+    deep = twice.delay(3, deep=True)
+    inside = ms.chord([twice.s(1), shop.add.s(1, 1)])(shop.total.s())
+    after = (twice.s(5) | shop.add.s(1)).on_error(shop.tell.s()).delay()
+    shop.work()
+    assert [one.get(0) for one in (plain, deep, inside, after)] == [4, 6, 4, 11]
+    assert shop.app.tasks.result(plain.id).get(0) == 4
+    with pytest.raises(ConfigurationError, match="directly"):
+        twice(1)
+
+
+def test_what_replaces_a_task_fails_it(shop: Shop) -> None:
+    @shop.app.task(name="worse", bind=True)
+    def worse(self: ms.BoundTask) -> int:
+        self.replace(shop.boom.s())
+
+    plain = worse.delay()
+    inside = ms.chord([worse.s(), shop.add.s(1, 1)])(shop.total.s())
+    shop.work()
+    with pytest.raises(TaskFailed, match="boom 0"):
+        plain.get(0)
+    with pytest.raises(TaskFailed, match="ChordError"):
+        inside.get(0)
+
+
 # ---- failures and callbacks ---------------------------------------------------------------------
 
 

@@ -40,6 +40,8 @@ class Leaf:
     label: int
     fails: bool = False
     immutable: bool = False
+    replaced: bool = False
+    """Its task lets the same call take its place."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +57,7 @@ def trees(*, fails: bool) -> st.SearchStrategy[Any]:
         Leaf,
         st.integers(0, 99),
         st.sampled_from([True, False, False, False]) if fails else st.just(False),
+        st.booleans(),
         st.booleans(),
     )
     return st.recursive(
@@ -118,11 +121,16 @@ class Shop:
                 raise ValueError("told to fail")
             return list(given[:-1])
 
-        self.leaf = self.app.task(name="leaf", retries=0)(leaf)
+        def replaced(self: ms.BoundTask, *given: Any) -> Any:
+            self.replace(plain.si(*given))
+
+        plain = self.leaf = self.app.task(name="leaf", retries=0)(leaf)
+        self.replaced = self.app.task(name="replaced", retries=0, bind=True)(replaced)
 
     def step(self, tree: Any) -> Any:
         if isinstance(tree, Leaf):
-            make = self.leaf.si if tree.immutable else self.leaf.s
+            task = self.replaced if tree.replaced else self.leaf
+            make = task.si if tree.immutable else task.s
             return make(tree.label, tree.fails)
         parts = [self.step(part) for part in tree.parts]
         return ms.chain(*parts) if tree.kind == "chain" else ms.group(parts)
@@ -172,7 +180,8 @@ def work(report: crash.Report, folder: str) -> None:
 
 def random_tree(random: Random, depth: int = 0) -> Any:
     if depth == 4 or random.random() < 0.3 * depth:
-        return Leaf(random.randrange(10**6), random.random() < 0.05, random.random() < 0.3)
+        chances = (random.random() < chance for chance in (0.05, 0.3, 0.3))
+        return Leaf(random.randrange(10**6), *chances)
     parts = tuple(random_tree(random, depth + 1) for _ in range(random.randint(1, 4)))
     return Tree(random.choice(["chain", "group"]), parts)
 

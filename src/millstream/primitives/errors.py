@@ -28,6 +28,7 @@
     │   ├── TaskFailed            raised by AsyncResult.get()
     │   ├── TaskRevoked           raised by AsyncResult.get(): revoked, or expired
     │   ├── ResultTimeout         no result within the timeout
+    │   ├── Replaced              raised by self.replace(): a workflow takes the task's place
     │   ├── Retry                 raised by self.retry(): the attempt ends, another follows
     │   └── MaxRetriesExceeded    raised by self.retry() when no retry is left
     └── FlowError
@@ -200,6 +201,13 @@ class Retry(TaskError):
     """How long to wait; None means by the backoff of the task."""
     cause: BaseException | None = None
     """The error that the attempt is recorded with."""
+
+
+class Replaced(TaskError):
+    """A workflow takes the place of a task. Raised by ``self.replace()``; catch it only to raise it again."""
+
+    workflow: bytes = b""
+    """Its stored form."""
 
 
 class MaxRetriesExceeded(TaskError):

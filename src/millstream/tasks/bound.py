@@ -13,6 +13,7 @@ from millstream.primitives.errors import (
     ConfigurationError,
     MaxRetriesExceeded,
     PayloadError,
+    Replaced,
     Retry,
     TaskRevoked,
 )
@@ -24,6 +25,7 @@ from millstream.tasks.options import Seconds, seconds_us
 
 if TYPE_CHECKING:
     from millstream.tasks.task import AnyTask
+    from millstream.tasks.workflow_plan import Step
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
 
@@ -117,6 +119,26 @@ class BoundTask:
         if throw:
             raise request
         return request
+
+    def replace(self, step: Step) -> NoReturn:
+        """End this task and let a call, a chain or a group take its place: ``self.replace(a.s(1) | b.s())``.
+
+        Its value becomes the value of this task, in whatever workflow that stands; its failure becomes the failure of
+        this task. The end of this task and the begin of the other are one commit. Raises Replaced; called directly it
+        raises ConfigurationError, for there is no worker.
+        """
+        if self._claimed is None:
+            raise ConfigurationError(
+                f"task {self.name!r} was called directly and cannot be replaced",
+                expected="a worker that runs it",
+                next_step="send it with `delay`",
+            )
+        request = Replaced(f"task {self.name!r} is replaced", where=f"task id {self.request.id}")
+        # A workflow is made of tasks, and a task of this module.
+        from millstream.tasks.workflow_plan import plan_of, stored_form
+
+        request.workflow = stored_form(plan_of(step))
+        raise request
 
     def update_state(
         self, *, state: str = "PROGRESS", meta: Mapping[str, Any] | None = None

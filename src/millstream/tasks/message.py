@@ -171,6 +171,8 @@ class Succeeded(msgspec.Struct, frozen=True, gc=False):
     result_ttl_us: int
     started_us: int
     ended_us: int
+    replaced_by: bytes | None = None
+    """The stored form of the workflow that takes its place; there is no result then."""
 
 
 class Raised(msgspec.Struct, frozen=True, gc=False):

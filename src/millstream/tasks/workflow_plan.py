@@ -89,6 +89,9 @@ class NodeSpec:
     call: Call | None
 
 
+_nodes_decoder = msgspec.msgpack.Decoder(list[NodeSpec])
+
+
 @dataclasses.dataclass(frozen=True, slots=True)
 class Canvas:
     """Calls that belong together, not sent yet: the base of chains and groups."""
@@ -162,6 +165,16 @@ def _add(
             )
             links.append(link_id)
     return node_id
+
+
+def stored_form(plan: Plan) -> bytes:
+    """Return the nodes as bytes, for a worker to hand on."""
+    return msgspec.msgpack.encode(plan.nodes)
+
+
+def from_stored(data: bytes) -> list[NodeSpec]:
+    """Return the nodes of ``stored_form``."""
+    return _nodes_decoder.decode(data)
 
 
 def links_of(step: Step) -> Sequence[Step]:

@@ -35,7 +35,7 @@ from millstream.tasks.message import (
     TaskMessage,
 )
 from millstream.tasks.states import WAITING, TaskEvent, TaskState, follow
-from millstream.tasks.workflow_plan import NodeError
+from millstream.tasks.workflow_plan import NodeError, from_stored
 
 REFUSED = "refused_completions"
 EXPIRED = "it expired before it was started"
@@ -151,8 +151,7 @@ def complete(tx: Transaction, lease: Lease, done: Sequence[Completion]) -> list[
         if isinstance(one, Raised):
             _store_error(tx, lease, one, revoked=one.task.seq in revoked)
         tx.wake(task_channel(one.task.id))
-        if task_workflows.is_step(one.task.id):
-            _carry_on(tx, one, revoked=one.task.seq in revoked)
+        _carry_on(tx, one, revoked=one.task.seq in revoked)
     gated = [(one.task.seq, one.task.gates) for one in accepted if one.task.gates]
     if gated:
         release(tx, gated)
@@ -161,9 +160,13 @@ def complete(tx: Transaction, lease: Lease, done: Sequence[Completion]) -> list[
 
 
 def _carry_on(tx: Transaction, one: Completion, *, revoked: bool) -> None:
-    """Let the workflow of the task go on, if this was its end."""
+    """Let the workflow of the task go on, if it has one and this was its end."""
     task = one.task
-    if isinstance(one, Succeeded):
+    if isinstance(one, Succeeded) and one.replaced_by is not None:
+        task_workflows.replace(tx, task, from_stored(one.replaced_by), enqueue)
+    elif not task_workflows.is_step(task.id):
+        return
+    elif isinstance(one, Succeeded):
         task_workflows.succeeded(tx, task.id, one.result, enqueue)
     elif revoked or one.retry_delay_us is None:
         error = NodeError(task.id, task.name, one.error_type, one.error, one.traceback)
@@ -175,10 +178,14 @@ def _store_successes(tx: Transaction, lease: Lease, successes: Sequence[Succeede
     kept = [
         (_SUCCEEDED, one.result, now_us, now_us + one.result_ttl_us, one.task.seq, lease.number)
         for one in successes
-        if one.result_ttl_us
+        if one.result_ttl_us and one.replaced_by is None
     ]
     tx.many("tasks/succeed", kept)
-    dropped = [(one.task.seq, lease.number) for one in successes if not one.result_ttl_us]
+    dropped = [
+        (one.task.seq, lease.number)
+        for one in successes
+        if not one.result_ttl_us or one.replaced_by is not None
+    ]
     tx.many("tasks/remove", dropped)
 
 

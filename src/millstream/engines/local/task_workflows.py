@@ -21,7 +21,7 @@ from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
 from millstream.store.transaction import Snapshot, Transaction
 from millstream.tasks.limits import ARGUMENT_BYTES_MAX
-from millstream.tasks.message import Attempt, Outcome, TaskMessage, TaskStatus
+from millstream.tasks.message import Attempt, Claimed, Outcome, TaskMessage, TaskStatus
 from millstream.tasks.options import RESULT_TTL_US
 from millstream.tasks.states import TaskState
 from millstream.tasks.workflow_plan import (
@@ -83,13 +83,38 @@ def is_step(task_id: str) -> bool:
 def begin(tx: Transaction, plan: Plan, enqueue: Enqueue) -> None:
     """Store a workflow and enqueue what waits for nothing. Forgets a few that have ended long ago."""
     tx.run("workflows/prune", (tx.now_us, _PRUNED_WORKFLOWS_MAX))
-    seqs: dict[str, int] = {}
-    for spec in plan.nodes:
-        seqs[spec.id] = tx.run("workflows/insert", _new_row(tx, spec, seqs))[0][0]
-    reach("workflow.inserted")
     progress = _Progress(tx, enqueue)
-    progress.start(_node(tx, "workflows/by_seq", (seqs[plan.root],)), ())
+    progress.start(_insert(tx, plan.nodes), ())
     progress.finish()
+
+
+def replace(tx: Transaction, task: Claimed, nodes: Sequence[NodeSpec], enqueue: Enqueue) -> None:
+    """Let a workflow take the place of a task, whose row is removed: its node becomes a chain of that one member."""
+    progress = _Progress(tx, enqueue)
+    node = _running_task(tx, task.id) if is_step(task.id) else None
+    if node is None:
+        root = NodeSpec(task.id, task.id, None, Role.ROOT, 0, Kind.CHAIN, 1, None)
+        node = _insert(tx, [root])
+        tx.run("workflows/run", (node.seq,))
+    else:
+        progress.opened[node.root] -= 1
+        tx.run("workflows/become_chain", (node.seq,))
+    progress.start(_insert(tx, nodes, below=node), ())
+    progress.finish()
+
+
+def _insert(tx: Transaction, nodes: Sequence[NodeSpec], *, below: _Node | None = None) -> _Node:
+    """Store nodes, parents first, and return the first one; ``below`` makes that the only member of another."""
+    seqs: dict[str, int] = {}
+    for spec in nodes:
+        row = _new_row(tx, spec, seqs)
+        if below is not None:
+            row["root"] = below.root
+            if spec.parent is None:
+                row |= {"parent": below.seq, "role": Role.MEMBER}
+        seqs[spec.id] = tx.run("workflows/insert", row)[0][0]
+    reach("workflow.inserted")
+    return _node(tx, "workflows/by_seq", (seqs[nodes[0].id],))
 
 
 def succeeded(tx: Transaction, task_id: str, value: bytes, enqueue: Enqueue) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 from millstream.primitives.clock import Clock
-from millstream.primitives.errors import Retry
+from millstream.primitives.errors import Replaced, Retry
 from millstream.primitives.telemetry import reach
 from millstream.tasks.bound import AttemptLink, BoundTask, bound_for
 from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
@@ -65,6 +65,10 @@ class Executor:
             if task.is_async:
                 value = self._run_coroutine(value)
             result = task.returned.encode(value)
+        except Replaced as replaced:
+            ended_us = self._clock.now_us()
+            reach("task.finished")
+            return Succeeded(claimed, b"\xc0", ttl_us, started_us, ended_us, replaced.workflow)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit too
             if bound is not None and bound.exhausted:
                 policy = NO_RETRIES
