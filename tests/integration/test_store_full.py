@@ -24,8 +24,8 @@ from millstream.store.check import check
 from millstream.testing.crash import Report, run
 from tests.log_kit import make, numbers
 
-FILE_BYTES = 300_000
-DISK_BYTES = 3_000_000
+FILE_BYTES = 1_000_000
+DISK_BYTES = 5_000_000
 
 
 def fill(report: Report, path: Path, event_bytes: int) -> None:
@@ -110,3 +110,23 @@ def test_a_full_disk_refuses_an_append_keeps_what_is_there_and_goes_on_with_more
         assert numbers(log, log.topic("numbers")) == list(range(stored))
         log.close()
     assert check(path) == []
+
+
+def make_without_space(report: Report, path: Path) -> None:
+    """Make a store where not even an empty one has room; then give it room."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard_limit()))
+    try:
+        Store.open(path)
+    except StoreFull as error:
+        report(("full", str(error)))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (hard_limit(), hard_limit()))
+    with Store.open(path) as store:
+        report(("made", str(store.path)))
+
+
+def test_a_store_that_has_no_room_to_be_made_is_refused_and_made_once_there_is(limited: Path):
+    outcome = run(make_without_space, limited / "store.mill")
+    assert not outcome.error, outcome.error
+    assert [kind for kind, _ in outcome.reports] == ["full", "made"]
+    assert check(limited / "store.mill") == []

@@ -40,6 +40,7 @@ _HEAD_BYTES: Final = (
     105  # the file's head, and that of its first page up to the number of its cells
 )
 _IOERR_DATA: Final = 8458  # a page's checksum does not fit
+_IOERR_GROWING: Final = (apsw.SQLITE_IOERR_WRITE, apsw.SQLITE_IOERR_SHMSIZE)
 _MIGRATION = re.compile(r"(\d{4})_.*\.sql")
 
 Parameters = Sequence[Any] | Mapping[str, Any]
@@ -143,7 +144,7 @@ def migrate(connection: apsw.Connection, path: Path, *, up_to: int | None = None
 
     Raises StoreVersionError for a newer catalog and NotAStore for another program's database.
     """
-    with translated(path):
+    with translated(path, connection):
         application: int = connection.pragma("application_id")
         version: int = connection.pragma("user_version")
         if application not in (0, APPLICATION_ID):
@@ -181,12 +182,13 @@ def refuse_newer(version: int, path: Path) -> None:
 
 
 @contextmanager
-def translated(where: Path | str) -> Iterator[None]:
-    """Turn SQLite's errors into ours."""
+def translated(where: Path | str, connection: apsw.Connection | None = None) -> Iterator[None]:
+    """Turn SQLite's errors into ours; the connection that fails knows the system's reason."""
     try:
         yield
     except apsw.Error as error:
-        raise from_sqlite(error, where) from error
+        errno = 0 if connection is None else connection.system_errno
+        raise from_sqlite(error, where, errno=errno) from error
 
 
 def from_sqlite(error: apsw.Error, where: Path | str, *, errno: int = 0) -> MillstreamError:
@@ -200,7 +202,7 @@ def from_sqlite(error: apsw.Error, where: Path | str, *, errno: int = 0) -> Mill
             expected="pages whose checksums fit",
             next_step="run `millstream check` on the store, and restore a copy",
         )
-    if isinstance(error, apsw.FullError) or (extended == apsw.SQLITE_IOERR_WRITE and errno in FULL):
+    if isinstance(error, apsw.FullError) or (extended in _IOERR_GROWING and errno in FULL):
         return StoreFull(
             "no space left for the catalog",
             where=place,

@@ -53,10 +53,11 @@ class Signals:
 
     def __init__(self, run: Path, clock: Clock) -> None:
         """Map ``run/signals``, making it if it is missing."""
+        self.path = run / "signals"
         self._wake_folder = run / "wake"
         self._wake_folder.mkdir(exist_ok=True)
         self._clock = clock
-        descriptor = os.open(run / "signals", os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             if os.fstat(descriptor).st_size < MAP_BYTES:
                 os.ftruncate(descriptor, MAP_BYTES)

@@ -95,11 +95,13 @@ class Store:
         try:
             store._start()
         except BaseException as error:
+            writer: apsw.Connection | None = getattr(store, "_writer", None)
+            errno = 0 if writer is None else writer.system_errno
             store._release()
             if isinstance(error, OSError):
                 raise disk_error(error, where=root) from error
             if isinstance(error, apsw.Error):
-                raise from_sqlite(error, root) from error
+                raise from_sqlite(error, root, errno=errno) from error
             raise
         _open_stores.add(store)
         return store

@@ -11,11 +11,12 @@ while the machine has not restarted, and ``synced``, valid always, because it is
 The log has fewer valid pages than a mark of the same salts: the store is refused. The log's own header is damaged
 while a mark says that it held pages: refused. Other salts: a new round of the log, whose pages before were all moved
 to the catalog's file; the mark says nothing about it. The ``run`` folder is gone: no marks, and SQLite's own rule
-stands.
+stands. There is no log when a store is opened: the marks are cleared and synced before SQLite makes a new one.
 """
 
 from __future__ import annotations
 
+import os
 import struct
 from pathlib import Path
 
@@ -80,6 +81,7 @@ class WalMark:
         self._adopt_boot()
         if not self._wal.exists():
             self._clear()
+            self._sync_marks()
             return
         with self._wal.open("rb") as file:
             header = file.read(_HEADER_BYTES)
@@ -114,6 +116,14 @@ class WalMark:
         _MARK.pack_into(self._signals.shared, _SYNCED, *_NOTHING)
         # To the disk before a new log begins: a mark that a power loss brings back would speak against the new log.
         self._signals.shared.flush()
+
+    def _sync_marks(self) -> None:
+        """Let no mark of an older log outlive the name of the empty one that SQLite makes next."""
+        descriptor = self._disk.open(self._signals.path)
+        try:
+            self._disk.sync(descriptor)
+        finally:
+            os.close(descriptor)
 
     def _adopt_boot(self) -> None:
         boot = _boot()
