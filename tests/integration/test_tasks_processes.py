@@ -204,9 +204,11 @@ def test_a_module_that_raises_is_shown_once_with_its_traceback(tmp_path: Path) -
     assert "Traceback" in done.stderr
 
 
-def test_a_revoked_task_is_terminated_with_its_process(quick: Site) -> None:
+@pytest.mark.parametrize("step", ["", "task.terminated", "task.leaving"])
+def test_a_revoked_task_is_terminated_with_its_process(quick: Site, step: str) -> None:
     stuck, after = gated.delay("stuck"), square.delay(3)
-    with quick.worker("--concurrency", "1", "--lease", "1s"):
+    killed = {"SHOP_KILL_AT": step} if step else {}
+    with quick.worker("--concurrency", "1", "--lease", "1s", **killed):
         held, words = quick.listen()
         assert words == "gated stuck"
         assert stuck.revoke("enough", terminate=True)
@@ -214,6 +216,6 @@ def test_a_revoked_task_is_terminated_with_its_process(quick: Site) -> None:
             stuck.get(PATIENCE_S)
         assert after.get(PATIENCE_S) == 9
         assert {process for process, _ in quick.listen_to_all()} != {held}
-    (attempt,) = stuck.attempts()
-    assert attempt.error == "terminated: enough"
+    assert stuck.attempts()[0].error == "terminated: enough"
+    assert len(stuck.attempts()) == 1
     assert after.attempts() == []

@@ -9,12 +9,14 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+import msgspec
 import pytest
 
 import millstream as ms
 from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
-from millstream.tasks.limits import OUTBOX_CALLS_MAX
+from millstream.tasks.limits import OUTBOX_CALLS_MAX, OUTBOX_KEY_TTL_US
+from millstream.tasks.message import TaskMessage
 from millstream.testing.crash import KillAt, Report, run
 
 
@@ -103,6 +105,22 @@ def test_an_outbox_sends_what_its_database_commits(app: ms.App, orders: sqlite3.
     assert outbox.relay(orders) == 0
     work(app)
     assert kept.get(0) == "ann"
+
+
+def test_a_call_of_an_outbox_is_known_again_for_a_week(
+    app: ms.App, orders: sqlite3.Connection
+) -> None:
+    @app.task(ignore_result=True)
+    def mail(to: str) -> None: ...
+
+    outbox = app.outbox()
+    outbox.create(orders)
+    outbox.add(orders, mail.s("ann"))
+    [(row,)] = orders.execute("SELECT call FROM millstream_outbox")
+    stored = msgspec.msgpack.decode(row, type=TaskMessage)
+    left_us = stored.unique_until_us - app.tasks_engine.now_us()
+    assert OUTBOX_KEY_TTL_US - 60_000_000 < left_us <= OUTBOX_KEY_TTL_US
+    orders.rollback()
 
 
 def test_an_outbox_holds_more_than_one_transaction(app: ms.App, orders: sqlite3.Connection) -> None:

@@ -6,11 +6,18 @@ Subclass it like ``tasks_suite``; it needs the same harness.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import msgspec
 
+from millstream.primitives.errors import ConfigurationError
 from millstream.tasks.gates import Limit
-from millstream.tasks.limits import REVOKED_TTL_US, WORKER_DEATHS_MAX
+from millstream.tasks.limits import (
+    CHANGED_TASKS_MAX,
+    LISTED_TASKS_MAX,
+    REVOKED_TTL_US,
+    WORKER_DEATHS_MAX,
+)
 from millstream.tasks.message import Claimed, Lease, TaskFilter, TaskMessage
 from millstream.tasks.states import TaskState
 from millstream.testing.tasks_suite import (
@@ -21,6 +28,7 @@ from millstream.testing.tasks_suite import (
     ids,
     message,
     raised,
+    raises,
     silence,
     succeeded,
 )
@@ -228,6 +236,19 @@ class TaskControlSuite:
         assert control.purge(TaskFilter(queue="x", enqueued_before_us=engine.now_us())) == 1
         assert control.purge(TaskFilter()) == 2
         assert state(harness, "run") is TaskState.RUNNING
+
+    def test_many_are_changed_in_several_steps(self, harness: TaskHarness) -> None:
+        """And a list has an end."""
+        engine = harness.engine
+        count = CHANGED_TASKS_MAX + 1
+        engine.enqueue([message(str(n)) for n in range(count)])
+        chosen = engine.control.ids(TaskFilter(), tasks_max=LISTED_TASKS_MAX)
+        assert engine.control.revoke(chosen, reason="all of them") == count
+        assert engine.control.requeue(chosen) == count
+        for wrong in (0, LISTED_TASKS_MAX + 1):
+            assert raises(
+                ConfigurationError, partial(engine.control.ids, TaskFilter(), tasks_max=wrong)
+            )
 
     def test_a_paused_queue_gives_nothing(self, harness: TaskHarness) -> None:
         """Others do; resumed, it goes on where it was."""
