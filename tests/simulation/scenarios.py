@@ -297,3 +297,14 @@ def open_only(report: Report, path: Path) -> None:
     store, _ = open_log(path)
     report(("opened", []))
     store.close()
+
+
+def open_twice(report: Report, path: Path) -> None:
+    """Append, close, and open once more."""
+    store, log = open_log(path)
+    log.create_topic(spec())
+    send(report, log, range(4))
+    log.close()
+    store.close()
+    report(("closed", []))
+    open_only(report, path)

@@ -174,6 +174,19 @@ def test_a_folder_that_another_process_left_unsynced_is_synced(tmp_path: Path, s
         verify(tmp_path / f"{number}" / STORE, ledger)
 
 
+def test_marks_of_an_older_log_do_not_refuse_a_new_one(tmp_path: Path, seed: int):
+    """The log's new name reaches the disk, and the marks in ``run/signals`` are those of the log before."""
+    operations = trace("open_twice", tmp_path / "live")
+    loss = PowerLoss(operations)
+    [closed] = [i for i, operation in enumerate(operations) if operation.note == ("closed", [])]
+    for position in range(closed, len(operations) + 1):
+        loss.advance(position)
+        for number in range(10):
+            left = tmp_path / f"{position}-{number}"
+            loss.write_to(left, Random(f"{seed}-{position}-{number}"))
+            verify(left / STORE, Ledger.of(loss.notes))
+
+
 @pytest.mark.parametrize("file", ["segments/", "catalog.db-wal"])
 def test_a_sync_that_is_left_out_is_noticed(file: str, tmp_path: Path, seed: int):
     """What these tests would say of a store that forgets to sync."""
