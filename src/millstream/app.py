@@ -110,7 +110,9 @@ class App:
         declare_starmap(self.tasks)
         self.send_task = self.tasks.send_task
         """Sends a call by the task's name: ``app.send_task("shop.resize", ["a.jpg", 320])``."""
-        self.schedules = ScheduleRegistry(owner=name, engine=lambda: self.schedules_engine)
+        self.schedules = ScheduleRegistry(
+            owner=name, engine=lambda: self.schedules_engine, tasks=self.tasks
+        )
         """The schedules that were declared, and those in the store."""
         self.schedule = self.schedules.declare
         """Declare a schedule: ``app.schedule("report", report.s(), ms.cron("0 9 * * *"))``."""

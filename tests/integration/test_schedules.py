@@ -155,6 +155,8 @@ def test_a_schedule_that_is_stored_by_hand_stays(
         lambda app, task: app.schedule("n", task.s(""), datetime(2030, 1, 1, 0, 0)),  # noqa: DTZ001
         lambda app, task: app.schedule("n", task.s(""), ms.every("1m"), missed="some"),
         lambda app, task: app.schedule("n", task.s("").set(task_id="x"), ms.every("1m")),
+        lambda app, task: app.schedule("n", task.s("") | task.s(), ms.every("1m")),
+        lambda app, task: app.task(schedule="daily"),
         lambda app, task: app.schedule(
             "n", task.s("").set(eta=datetime(2030, 1, 1, tzinfo=UTC)), ms.every("1m")
         ),
@@ -170,6 +172,24 @@ def test_what_cannot_be_scheduled_is_refused(
     with pytest.raises(ms.MillstreamError) as refused:
         attempt(app, task)
     assert isinstance(refused.value, ConfigurationError | ms.errors.SchemaError)
+
+
+def test_a_task_with_a_schedule_of_its_own(app: ms.App, clock: VirtualClock) -> None:
+    @app.task(name="heartbeat", schedule=ms.every("1m"))
+    def heartbeat(loud: bool = False) -> None: ...
+
+    assert app.schedules.synchronise().added == ("heartbeat",)
+    clock.advance("1m")
+    assert app.schedules_engine.run_due() == 1
+
+    @app.task(name="hungry", schedule=ms.cron("@daily"))
+    def hungry(food: str) -> None: ...
+
+    with pytest.raises(ms.errors.TaskArgumentError):
+        app.schedules.synchronise()
+    app.schedule("heartbeat", heartbeat.s(), ms.every("1m"))
+    with pytest.raises(ConfigurationError, match="two schedules"):
+        app.schedules.synchronise()
 
 
 def test_one_name_is_one_schedule(app: ms.App, task: Task[[str], str]) -> None:

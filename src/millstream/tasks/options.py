@@ -20,6 +20,7 @@ from millstream.tasks.retry import (
     RetryRuleLike,
     backoff_of,
 )
+from millstream.tasks.schedule_times import Times, TimesLike, times_of
 from millstream.tasks.unique import Unique, UniqueLike, unique_of
 
 PRIORITY_MIN = 0
@@ -53,6 +54,7 @@ class TaskKeywords(TypedDict, total=False):
     lock: bool | str
     concurrency: int
     rate_limit: str | float
+    schedule: TimesLike
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,6 +71,7 @@ class TaskOptions:
     lock: bool | str = False
     concurrency: int | None = None
     rate_limit: str | float | None = None
+    schedule: Times | None = None
 
     def __post_init__(self) -> None:
         """Check what is not checked by its type."""
@@ -96,6 +99,7 @@ def options_of(keywords: TaskKeywords) -> TaskOptions:
         lock=keywords.get("lock", False),
         concurrency=keywords.get("concurrency"),
         rate_limit=keywords.get("rate_limit"),
+        schedule=times_of(keywords["schedule"]) if "schedule" in keywords else None,
     )
 
 

@@ -87,8 +87,8 @@ class TaskRegistry:
 
         ``unique``: calls with the same arguments are stored once, see ``Unique``. ``lock``: calls that name the same
         lock run one at a time; a text may have parameters in braces, True is one lock for the task. ``concurrency``
-        and ``rate_limit`` (``"10/m"``): how many run at once, and how many start, over all workers. Raises
-        ConfigurationError.
+        and ``rate_limit`` (``"10/m"``): how many run at once, and how many start, over all workers.
+        ``schedule``: when it is called by itself without arguments, see ``app.schedule``. Raises ConfigurationError.
         """
         decorator = TaskDecorator(self, name, options_of(options), bind=bind)
         return decorator if function is None else decorator(function)

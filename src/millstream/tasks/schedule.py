@@ -16,6 +16,7 @@ import msgspec
 from millstream.primitives.errors import ConfigurationError
 from millstream.tasks.message import TaskMessage
 from millstream.tasks.options import check_name
+from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.schedule_missed import Missed, missed_of
 from millstream.tasks.schedule_times import Times, TimesLike, times_of
 from millstream.tasks.signature import Signature
@@ -123,9 +124,12 @@ class ScheduleEngine(Protocol):
 class ScheduleRegistry:
     """The schedules of one app. Declare them while importing; the rest any thread may use."""
 
-    def __init__(self, *, owner: str, engine: Callable[[], ScheduleEngine]) -> None:
-        """``owner`` is the app's name; ``engine`` is called when the store is needed."""
+    def __init__(
+        self, *, owner: str, engine: Callable[[], ScheduleEngine], tasks: TaskRegistry
+    ) -> None:
+        """``owner`` is the app's name; ``engine`` is called when the store is needed; ``tasks`` may have schedules."""
         self.owner = owner
+        self._tasks = tasks
         self._engine = engine
         self._declared: dict[str, tuple[Signature[Any], Times, Missed]] = {}
 
@@ -147,9 +151,7 @@ class ScheduleRegistry:
         """
         _check_schedule(name, call)
         if name in self._declared:
-            raise ConfigurationError(
-                f"two schedules are named {name!r}", expected="a name of its own for each"
-            )
+            raise _named_twice(name)
         if len(self._declared) == SCHEDULES_MAX:
             raise ConfigurationError(
                 f"more than {SCHEDULES_MAX:,} schedules",
@@ -160,7 +162,16 @@ class ScheduleRegistry:
 
     def specs(self) -> list[ScheduleSpec]:
         """Return what is declared, ready to be stored. Raises TaskArgumentError for a call that does not fit."""
-        return [spec_of(name, *declared) for name, declared in self._declared.items()]
+        specs = [spec_of(name, *declared) for name, declared in self._declared.items()]
+        for name in self._tasks.names():
+            task = self._tasks.get(name)
+            if task.options.schedule is not None:
+                if name in self._declared:
+                    raise _named_twice(name)
+                call = task.s()
+                _check_schedule(name, call)
+                specs.append(spec_of(name, call, task.options.schedule, Missed.LATEST))
+        return specs
 
     def synchronise(self) -> Synchronised:
         """Bring what is declared to the store, as each worker does at its start. See ``ScheduleEngine``."""
@@ -226,7 +237,22 @@ def message_at(message: TaskMessage, now_us: int, *, task_id: str) -> TaskMessag
     return msgspec.structs.replace(message, **changes)
 
 
+def _named_twice(name: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"two schedules are named {name!r}",
+        expected="a name of its own for each",
+        next_step="choose another name",
+    )
+
+
 def _check_schedule(name: str, call: Signature[Any]) -> None:
+    if not isinstance(call, Signature):
+        raise ConfigurationError(
+            f"a {type(call).__name__} cannot be scheduled",
+            where=f"schedule {name!r}",
+            expected="a call, such as task.s(1)",
+            next_step="let a task send the workflow, and schedule that task",
+        )
     check_name("schedule", name)
     if len(name) > NAME_LENGTH_MAX:
         raise ConfigurationError(
