@@ -15,8 +15,10 @@ CREATE TABLE tasks (
     name TEXT NOT NULL,
     queue TEXT NOT NULL,
     priority INTEGER NOT NULL CHECK (priority BETWEEN 0 AND 9),
+    -- Not IN (…): SQLite would build a table of the list for each row that it checks, at half the price of an update.
     state TEXT NOT NULL CHECK (
-        state IN ('queued', 'scheduled', 'blocked', 'running', 'retrying', 'succeeded', 'failed', 'revoked')
+        state = 'queued' OR state = 'running' OR state = 'succeeded' OR state = 'scheduled'
+        OR state = 'retrying' OR state = 'blocked' OR state = 'failed' OR state = 'revoked'
     ),
     acks_late INTEGER NOT NULL,
     -- 1: claimed without others, because a worker may have died of it, or because it may run once only.
@@ -27,8 +29,9 @@ CREATE TABLE tasks (
     lease INTEGER CHECK ((lease IS NOT NULL) = (state = 'running')),
     failures INTEGER NOT NULL DEFAULT 0,
     deaths INTEGER NOT NULL DEFAULT 0,
-    finished_us INTEGER
-        CHECK ((finished_us IS NOT NULL) = (state IN ('succeeded', 'failed', 'revoked'))),
+    finished_us INTEGER CHECK (
+        (finished_us IS NOT NULL) = (state = 'succeeded' OR state = 'failed' OR state = 'revoked')
+    ),
     expires_us INTEGER,
     -- No attempt starts after this time.
     start_before_us INTEGER,
