@@ -12,7 +12,11 @@ from pathlib import Path
 import pytest
 
 import millstream as ms
-from millstream.engines.local.task_schedules import LocalSchedules, ScheduleDuty
+from millstream.engines.local.task_schedules import (
+    SCHEDULES_PER_LOOK_MAX,
+    LocalSchedules,
+    ScheduleDuty,
+)
 from millstream.primitives.errors import ConfigurationError, UnknownTask
 from millstream.store.catalog import connect
 from millstream.tasks.schedule import NAME_LENGTH_MAX, SCHEDULES_MAX
@@ -264,6 +268,17 @@ def test_a_clock_that_was_wrong_is_set_right_by_resume(
     app.schedules.resume("one")
     clock.advance("1m")
     assert app.schedules_engine.run_due() == 1
+
+
+def test_many_that_are_due_at_once_take_several_looks(
+    app: ms.App, clock: VirtualClock, task: Task[[str], str]
+) -> None:
+    for number in range(SCHEDULES_PER_LOOK_MAX + 1):
+        app.schedule(f"s{number}", task.s("x"), ms.every("1m"))
+    app.schedules.synchronise()
+    clock.advance("1m")
+    looks = [app.schedules_engine.run_due() for _ in range(3)]
+    assert looks == [SCHEDULES_PER_LOOK_MAX, 1, 0]
 
 
 # ---- control ------------------------------------------------------------------------------------
