@@ -67,4 +67,5 @@ def test_a_drawing_is_the_same_for_the_same_seed_and_is_resized_whole(tmp_path: 
 def test_demo_and_workers_know_the_tasks_by_the_same_names(store_path: Path) -> None:
     app = App("flights", store=store_path)
     office.declare(app)
-    assert app.tasks.names() == ["mail_password", "resize"]
+    ours = [name for name in app.tasks.names() if not name.startswith("millstream.")]
+    assert ours == ["mail_password", "resize"]
