@@ -52,7 +52,8 @@ def _figure(
     notes = [f"{form.events:,} events in the page cache; no peer gives out columns"]
     if form.as_dicts:
         notes = [
-            "each gives out Python objects; litequeue and persist-queue take events out to read"
+            f"each gives out Python objects, {form.events:,} here, {peer_events:,} in each peer",
+            "litequeue and persist-queue take events out to read them",
         ]
     return Figure(
         form.name,
