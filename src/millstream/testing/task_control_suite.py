@@ -343,7 +343,13 @@ class TaskGatesSuite:
         lease = joined(harness)
         assert len(claim(engine, lease)) == 1
         engine.enqueue([conditional("d", limit=Limit("limit:t", 3, None))])
-        assert len(claim(engine, lease)) == 2
+        assert [len(claim(engine, lease)) for _ in range(3)] == [1, 1, 0]
+
+    def test_a_worker_leaves_room_within_a_limit_to_others(self, harness: TaskHarness) -> None:
+        """It runs one task at a time: holding two would let one wait behind the other."""
+        engine = harness.engine
+        engine.enqueue([conditional(n, limit=Limit("limit:t", 2, None)) for n in "abc"])
+        assert [ids(claim(engine, joined(harness))) for _ in range(3)] == [["a"], ["b"], []]
 
     def test_a_rate_spreads_starts(self, harness: TaskHarness) -> None:
         """One an interval, however many workers ask; an idle time earns no burst."""

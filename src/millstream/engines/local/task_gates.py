@@ -27,11 +27,13 @@ _OPENED = follow(TaskState.BLOCKED, TaskEvent.OPEN)
 class _Gate:
     """What one lock or limit has room for; ``room`` falls with each that enters."""
 
-    __slots__ = ("interval_us", "key", "next_us", "opens_us", "room", "started")
+    __slots__ = ("counts", "interval_us", "key", "next_us", "opens_us", "room", "started")
 
     def __init__(self, tx: Transaction, key: str) -> None:
         self.key = key
         self.started = 0
+        self.counts = True
+        """Whether those that run at once are counted."""
         self.interval_us: int | None = None
         self.next_us = 0
         self.opens_us: int | None = None
@@ -43,6 +45,7 @@ class _Gate:
             "tasks/limit", (key,)
         )
         self.room = DUE_TASKS_MAX
+        self.counts = concurrency is not None
         if concurrency is not None:
             self.room = concurrency - held
         if self.interval_us is not None:
@@ -50,6 +53,11 @@ class _Gate:
                 next_us=self.next_us, interval_us=self.interval_us, now_us=tx.now_us
             )
             self.room = min(self.room, allowed)
+
+    @property
+    def is_closed(self) -> bool:
+        """One claim takes one task of a gate that counts: a worker runs one at a time, the others are for others."""
+        return self.room <= 0 or (self.counts and self.started > 0)
 
     def enter(self, now_us: int) -> None:
         self.room -= 1
@@ -71,7 +79,7 @@ class Gates:
     def admit(self, seq: int, keys: Iterable[str]) -> bool:
         """Let a task in, or block it at the first of its gates that is closed."""
         met = [self._gate(key) for key in keys]
-        closed = next((gate for gate in met if gate.room <= 0), None)
+        closed = next((gate for gate in met if gate.is_closed), None)
         if closed is not None:
             self._tx.run("tasks/block", (_BLOCKED, closed.key, seq))
             return False
