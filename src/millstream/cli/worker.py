@@ -14,11 +14,13 @@ from millstream.cli.target import load_app
 from millstream.engines.local.task_schedules import ScheduleDuty
 from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.engines.local.worker_child import run_child
+from millstream.engines.local.worker_many import ManyWorker
+from millstream.engines.local.worker_pool import PoolKind
 from millstream.engines.local.worker_supervisor import CHILD_REFUSED, Supervisor
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.duration import duration_us
 from millstream.primitives.errors import MillstreamError
-from millstream.tasks.limits import CHILDREN_MAX, LEASE_US
+from millstream.tasks.limits import CONCURRENCY_MAX, LEASE_US
 from millstream.tasks.options import QUEUE_DEFAULT
 
 
@@ -28,10 +30,17 @@ from millstream.tasks.options import QUEUE_DEFAULT
 )
 @click.option(
     "--concurrency",
-    type=click.IntRange(1, CHILDREN_MAX),
+    type=click.IntRange(1, CONCURRENCY_MAX),
     default=os.cpu_count() or 1,
     show_default="one a core",
-    help="Processes; each runs one task at a time.",
+    help="Tasks at the same time.",
+)
+@click.option(
+    "--pool",
+    type=click.Choice([kind.value for kind in PoolKind]),
+    default=PoolKind.PROCESS.value,
+    show_default=True,
+    help="What runs them: processes, threads, coroutines, or this process alone.",
 )
 @click.option(
     "--queues", metavar="NAMES", help="Only these queues, with commas. [default: all of the app]"
@@ -50,6 +59,7 @@ from millstream.tasks.options import QUEUE_DEFAULT
 def worker(
     target: str,
     concurrency: int,
+    pool: str,
     queues: str | None,
     burst: bool,
     lease: str,
@@ -58,44 +68,57 @@ def worker(
 ) -> None:
     """Run the tasks of an app until stopped.
 
-    Ctrl-C or SIGTERM lets every task that runs come to its end; a second one stops at once, and those tasks go back to
-    their queue.
+    Ctrl-C or SIGTERM lets every task that runs come to its end; a second one, or SIGQUIT, stops at once, and those
+    tasks go back to their queue.
     """
-    if not child:
-        duration_us(lease)  # Refused here once, not by each child.
+    kind = PoolKind(pool)
+    duration_us(lease)  # Refused here once, not by each child.
+    if not child and kind is not PoolKind.SOLO:
         command = [sys.executable, "-m", "millstream", "worker", "--child", "-A", target]
         command += ["--lease", lease] + (["--queues", queues] if queues is not None else [])
         command += ["--burst"] if burst else []
-        supervisor = Supervisor(
-            command, concurrency, SYSTEM_CLOCK, lambda line: click.echo(line, err=True)
-        )
-        sys.exit(supervisor.run())
-    app, here = _prepared(target, queues, burst=burst, lease=lease, quiet=quiet)
-    with app, ScheduleDuty(app.tasks_engine.store, report=lambda line: click.echo(line, err=True)):
-        run_child(here)
+        command += ["--pool", pool, "--concurrency", str(concurrency)]
+        children = concurrency if kind is PoolKind.PROCESS else 1
+        sys.exit(Supervisor(command, children, SYSTEM_CLOCK, _say).run())
+    app, settings = _prepared(target, queues, burst=burst, lease=lease, quiet=quiet)
+    with app, ScheduleDuty(app.tasks_engine.store, report=_say):
+        run_child(_worker_of(app, settings, kind, concurrency), control=0 if child else None)
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+def _worker_of(
+    app: App, settings: WorkerSettings, kind: PoolKind, concurrency: int
+) -> Worker | ManyWorker:
+    engine, tasks = app.tasks_engine, app.tasks
+    # Each process spreads its retries by chance of its own.
+    chance = Random(int.from_bytes(os.urandom(8)))
+    if kind in {PoolKind.PROCESS, PoolKind.SOLO}:
+        return Worker(engine, tasks, settings, chance=chance)
+    return ManyWorker(engine, tasks, settings, kind=kind, concurrency=concurrency, chance=chance)
 
 
 def _prepared(
     target: str, queues: str | None, *, burst: bool, lease: str, quiet: bool
-) -> tuple[App, Worker]:
-    """Return app and worker, ready to run; a child that cannot start says why and exits with CHILD_REFUSED."""
+) -> tuple[App, WorkerSettings]:
+    """Return the app and what its workers do; a child that cannot start says why and exits with CHILD_REFUSED."""
     try:
         app = load_app(target)
         settings = WorkerSettings(
             queues=queues_of(app, queues), burst=burst, lease_us=duration_us(lease)
         )
-        # Each process spreads its retries by chance of its own.
-        chance = Random(int.from_bytes(os.urandom(8)))
         changes = app.schedules.synchronise()
         if changes:
             click.echo(f"schedules {changes}", err=True)
-        return app, Worker(app.tasks_engine, app.tasks, settings, chance=chance)
     except Exception as error:  # noqa: BLE001 - importing the app runs its author's code
         if isinstance(error, MillstreamError) and not quiet:
             click.echo(f"{type(error).__name__}: {error}", err=True)
         elif not quiet:
             traceback.print_exc()  # The module of the app raised: its author needs the traceback.
         sys.exit(CHILD_REFUSED)
+    return app, settings
 
 
 def queues_of(app: App, names: str | None) -> tuple[str, ...]:

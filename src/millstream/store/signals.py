@@ -211,6 +211,13 @@ class Waiter:
             with contextlib.suppress(BlockingIOError):
                 os.write(self._descriptor, b"\x00")
 
+    def nudge(self) -> None:
+        """Wake this waiter once, as a commit on its channels does. Any thread; also before it sleeps, once armed."""
+        self._map[_ARMED + self._slot] = 0
+        if _HAS_FIFO and self._descriptor >= 0:
+            with contextlib.suppress(BlockingIOError):  # Full of wake-ups already.
+                os.write(self._descriptor, b"\x00")
+
     def fileno(self) -> int:
         """Return the descriptor that becomes readable on a wake-up, for event loops."""
         return self._descriptor

@@ -58,6 +58,8 @@ against the lease of another worker, see ``lease.py``."""
 
 CHILDREN_MAX = 256
 """Processes of one ``millstream worker``."""
+CONCURRENCY_MAX = 1_000
+"""Tasks that one process runs at once, in threads or as coroutines."""
 RESTART_FIRST_US = 100_000
 RESTART_LONGEST_US = 30_000_000
 """A child that dies is started again after a delay that doubles from the first to the longest."""

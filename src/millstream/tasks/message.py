@@ -161,6 +161,8 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     start_before_us: int | None = None
     gates: tuple[str, ...] = ()
     """The lock and the limit that it holds while it runs."""
+    alone: bool = False
+    """A worker died while it held this task with others, or it may run once only: nothing else is held beside it."""
 
 
 class Succeeded(msgspec.Struct, frozen=True, gc=False):

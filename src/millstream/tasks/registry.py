@@ -104,6 +104,10 @@ class TaskRegistry:
                 next_step="import the module that defines it where the app is made",
             ) from None
 
+    def find(self, name: str) -> AnyTask[..., Any] | None:
+        """Return the task of that name, or None."""
+        return self._tasks.get(name)
+
     def names(self) -> list[str]:
         """Return the names of all tasks, sorted."""
         return sorted(self._tasks)

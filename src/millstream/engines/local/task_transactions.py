@@ -320,7 +320,7 @@ def _make_due(tx: Transaction) -> None:
 def _claimed(row: Row) -> Claimed:
     lock_key, limit_key = row[5:7]
     gates = () if lock_key is None and limit_key is None else keys_of(lock_key, limit_key)
-    return Claimed(*row[7:], gates)  # type: ignore[call-arg]  # the statement selects its fields in order
+    return Claimed(*row[7:], gates, bool(row[2]))  # type: ignore[call-arg]  # the statement selects its fields in order
 
 
 def _cut_at_alone(heads: Sequence[Row]) -> Sequence[Row]:

@@ -1,7 +1,7 @@
 """One worker process, started by the supervisor; obeys the pipe that is its standard input, and signals.
 
     b"s", SIGTERM, SIGINT, end of the pipe    finish the running task, then end
-    b"q", or any of these a second time       end now: the running task goes back, uncharged
+    b"q", SIGQUIT, or any a second time       end now: what runs goes back, uncharged
 
 The end of the pipe means that the supervisor is gone, however it died. Pipe and threads, not signals, carry the orders,
 because they also work where there are no signals.
@@ -13,10 +13,10 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from queue import SimpleQueue
 from types import FrameType
-
-from millstream.engines.local.worker import Worker
+from typing import Protocol
 
 STOP = b"s"
 QUICK = b"q"
@@ -25,11 +25,31 @@ EXIT_TERMINATED = 4
 """What a process exits with whose task was revoked with ``terminate``; the supervisor starts another one."""
 
 
-def run_child(worker: Worker, *, control: int = 0) -> None:
+class RunsTasks(Protocol):
+    """What a worker process does, whatever its pool."""
+
+    exit: Callable[[], None] | None
+
+    def run(self) -> None:
+        """Work until told to stop."""
+        ...
+
+    def stop(self) -> None:
+        """Finish what runs. Any thread."""
+        ...
+
+    def abandon(self) -> None:
+        """Hand back everything; the process ends next. Any thread."""
+        ...
+
+
+def run_child(worker: RunsTasks, *, control: int | None = 0) -> None:
     """Run the worker in the main thread until it is told to end; ``control`` is the descriptor of the pipe.
 
+    Without a pipe, because there is no supervisor, only signals are obeyed.
+
     Returns after a graceful end; after a quick one the process exits with ``EXIT_ABANDONED``. Raises what
-    ``Worker.run`` raises.
+    the worker raises.
     """
     orders: SimpleQueue[bytes] = SimpleQueue()
 
@@ -37,10 +57,16 @@ def run_child(worker: Worker, *, control: int = 0) -> None:
         # Only a put, which is safe here: the interrupted thread may hold any lock.
         orders.put(STOP)
 
+    def on_quit(_number: int, _frame: FrameType | None) -> None:
+        orders.put(QUICK)
+
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, on_signal)
-    for target, arguments in ((_listen, (control, orders)), (_obey, (worker, orders))):
-        threading.Thread(target=target, args=arguments, daemon=True).start()
+    if hasattr(signal, "SIGQUIT"):
+        signal.signal(signal.SIGQUIT, on_quit)
+    if control is not None:
+        threading.Thread(target=_listen, args=(control, orders), daemon=True).start()
+    threading.Thread(target=_obey, args=(worker, orders), daemon=True).start()
     worker.exit = lambda: os._exit(EXIT_TERMINATED)
     worker.run()
 
@@ -51,7 +77,7 @@ def _listen(control: int, orders: SimpleQueue[bytes]) -> None:
     orders.put(STOP)
 
 
-def _obey(worker: Worker, orders: SimpleQueue[bytes]) -> None:
+def _obey(worker: RunsTasks, orders: SimpleQueue[bytes]) -> None:
     if orders.get() == STOP:
         worker.stop()
         orders.get()

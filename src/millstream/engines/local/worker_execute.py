@@ -21,12 +21,13 @@ from millstream.tasks.retry import (
     TryAgain,
     after_failure,
 )
+from millstream.tasks.task import AnyTask
 
 RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
 class Executor:
-    """Runs attempts in the calling thread, one at a time."""
+    """Runs attempts in the thread, or on the event loop, that calls. Any thread."""
 
     def __init__(
         self,
@@ -41,48 +42,48 @@ class Executor:
 
         ``link`` is how tasks with ``bind=True`` reach the store.
         """
-        self._link = link
-        self._registry = registry
-        self._clock = clock
+        self.link = link
+        self.registry = registry
+        self.clock = clock
         self._chance = chance
         self._run_coroutine = run_coroutine
 
     def run(self, claimed: Claimed) -> Completion:
         """Return how the attempt ended. Whatever the task raises becomes part of the completion."""
-        started_us = self._clock.now_us()
-        reach("task.started")
-        policy, ttl_us = DEFAULT_POLICY, 0
-        bound: BoundTask | None = None
+        attempt = _Attempt(self, claimed)
         try:
-            task = self._registry.get(claimed.name)
-            policy, ttl_us = task.options.policy, task.options.result_ttl_us
-            args, kwargs = task.arguments.decode(claimed.arguments)
-            if task.bind:
-                bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=self._link)
-                value = task.function(bound, *args, **kwargs)
-            else:
-                value = task.function(*args, **kwargs)
-            if task.is_async:
+            value = attempt.call()
+            if attempt.is_async:
                 value = self._run_coroutine(value)
-            result = task.returned.encode(value)
-        except Replaced as replaced:
-            ended_us = self._clock.now_us()
-            reach("task.finished")
-            return Succeeded(claimed, b"\xc0", ttl_us, started_us, ended_us, replaced.workflow)
+            return attempt.succeeded(value)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit too
-            if bound is not None and bound.exhausted:
-                policy = NO_RETRIES
-            return self._raised(claimed, error, started_us, policy=policy)
-        ended_us = self._clock.now_us()
-        reach("task.finished")
-        return Succeeded(claimed, result, ttl_us, started_us, ended_us)
+            return attempt.raised(error)
 
-    def _raised(
+    async def run_in_loop(self, claimed: Claimed) -> Completion:
+        """``run`` for a coroutine task, on the event loop that calls it, beside others. A cancellation is an error."""
+        attempt = _Attempt(self, claimed)
+        try:
+            return attempt.succeeded(await attempt.call())
+        except BaseException as error:  # noqa: BLE001 - as in run
+            return attempt.raised(error)
+
+    def is_coroutine(self, claimed: Claimed) -> bool:
+        """Tell whether the task is known, and an ``async def``."""
+        task = self.registry.find(claimed.name)
+        return task is not None and task.is_async
+
+    def runs_again(self, claimed: Claimed) -> bool:
+        """Tell whether the task is run again when its worker dies; so it is for all that are unknown."""
+        task = self.registry.find(claimed.name)
+        return task is None or task.options.acks_late
+
+    def failed(
         self, claimed: Claimed, error: BaseException, started_us: int, *, policy: RetryPolicy
     ) -> Raised:
+        """Return the end of an attempt that raised ``error``, by the rules of ``policy``."""
         failures = claimed.failures + 1
         verdict = after_failure(policy, failures=failures, error=error, chance=self._chance)
-        ended_us = self._clock.now_us()
+        ended_us = self.clock.now_us()
         if isinstance(error, Retry) and error.cause is not None:
             error = error.cause
         reach("task.finished")
@@ -99,6 +100,56 @@ class Executor:
         )
 
 
+class _Attempt:
+    """One attempt from its start to its completion."""
+
+    def __init__(self, executor: Executor, claimed: Claimed) -> None:
+        self._executor = executor
+        self._claimed = claimed
+        self._policy = DEFAULT_POLICY
+        self._task: AnyTask[..., Any] | None = None
+        self._bound: BoundTask | None = None
+        self._started_us = executor.clock.now_us()
+        reach("task.started")
+
+    @property
+    def is_async(self) -> bool:
+        return self._task is not None and self._task.is_async
+
+    def call(self) -> Any:  # noqa: ANN401 - what the user's function returns
+        """Call the function. Raises what it raises, and for a name or arguments that are not understood."""
+        claimed = self._claimed
+        self._task = task = self._executor.registry.get(claimed.name)
+        self._policy = task.options.policy
+        args, kwargs = task.arguments.decode(claimed.arguments)
+        if not task.bind:
+            return task.function(*args, **kwargs)
+        link = self._executor.link
+        self._bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
+        return task.function(self._bound, *args, **kwargs)
+
+    def succeeded(self, value: Any) -> Completion:  # noqa: ANN401
+        task = self._task
+        assert task is not None, "only what was called has a value"
+        result = task.returned.encode(value)
+        ended_us = self._executor.clock.now_us()
+        reach("task.finished")
+        return Succeeded(
+            self._claimed, result, task.options.result_ttl_us, self._started_us, ended_us
+        )
+
+    def raised(self, error: BaseException) -> Completion:
+        if isinstance(error, Replaced) and self._task is not None:
+            ended_us = self._executor.clock.now_us()
+            reach("task.finished")
+            ttl_us = self._task.options.result_ttl_us
+            started_us = self._started_us
+            return Succeeded(self._claimed, b"\xc0", ttl_us, started_us, ended_us, error.workflow)
+        exhausted = self._bound is not None and self._bound.exhausted
+        policy = NO_RETRIES if exhausted else self._policy
+        return self._executor.failed(self._claimed, error, self._started_us, policy=policy)
+
+
 def _text_of(error: BaseException) -> str:
     try:
         text = str(error)
@@ -108,9 +159,11 @@ def _text_of(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
-    # The first frame is ours; what the task did starts below it. An error of ours has no other frame.
-    trace = error.__traceback__
-    below = trace.tb_next if trace is not None and trace.tb_next is not None else trace
+    # The first frames are ours; what the task did starts below them. An error of ours has no others.
+    trace = below = error.__traceback__
+    while below is not None and below.tb_frame.f_code.co_filename == __file__:
+        below = below.tb_next
+    below = below or trace
     try:
         text = "".join(traceback.format_exception(type(error), error, below))
     except Exception as broken:  # noqa: BLE001 - formatting calls the user's __str__ and __repr__

@@ -68,20 +68,22 @@ class Supervisor:
     children: int
     clock: Clock
     report: Callable[[str], None]
-    _events: SimpleQueue[_Exited | None] = field(default_factory=SimpleQueue)
+    _events: SimpleQueue[_Exited | bytes] = field(default_factory=SimpleQueue)
     _places: list[_Place] = field(default_factory=list)
     _stops: int = 0
 
     def run(self) -> int:
         """Run until all children have ended, or SIGTERM or SIGINT came; return the exit code.
 
-        The first signal lets every child finish its task; the second ends them at once.
+        The first signal lets every child finish its task; the second, or SIGQUIT, ends them at once.
         """
         if not 1 <= self.children <= CHILDREN_MAX:
             raise ConfigurationError(
                 f"{self.children} worker processes", expected=f"1 to {CHILDREN_MAX}"
             )
-        signals = (signal.SIGTERM, signal.SIGINT)
+        signals = [signal.SIGTERM, signal.SIGINT]
+        if hasattr(signal, "SIGQUIT"):
+            signals.append(signal.SIGQUIT)
         before = [signal.signal(number, self._on_signal) for number in signals]
         try:
             return self._keep_running()
@@ -101,8 +103,8 @@ class Supervisor:
             self._start_due()
         return code
 
-    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
-        self._events.put(None)
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        self._events.put(QUICK if number == getattr(signal, "SIGQUIT", None) else STOP)
 
     def _is_needed(self) -> bool:
         return any(p.process is not None or p.start_at_s is not None for p in self._places)
@@ -121,20 +123,20 @@ class Supervisor:
     def _await_exit(self, place: _Place, process: subprocess.Popen[bytes]) -> None:
         self._events.put(_Exited(place, process.wait()))
 
-    def _next_event(self) -> _Exited | None:
+    def _next_event(self) -> _Exited | bytes | None:
         starts = [p.start_at_s for p in self._places if p.start_at_s is not None]
         timeout_s = max(0.0, min(starts) - self.clock.monotonic_s()) if starts else None
         try:
             event = self._events.get(timeout=timeout_s)
         except Empty:
             return None
-        if event is None:
-            self._tell_to_stop()
+        if isinstance(event, bytes):
+            self._tell_to_stop(event)
         return event
 
-    def _tell_to_stop(self) -> None:
+    def _tell_to_stop(self, asked: bytes) -> None:
         self._stops += 1
-        order = STOP if self._stops == 1 else QUICK
+        order = asked if self._stops == 1 else QUICK
         self.report("stopping: tasks that run are finished" if order == STOP else "stopping now")
         for place in self._places:
             place.start_at_s = None

@@ -1,0 +1,211 @@
+"""A worker that runs several tasks at once in one process: in threads, or as coroutines.
+
+    join ─> [ exchange: results + acknowledgements + as many tasks as there are free places, one commit ] ─> start them
+                 ^                                                                                        │
+                 └──────── sleep until a task ends, is sent, or comes due; or until others may have died ──┘
+
+All are held under one lease. When the process dies nobody can say which task did it, so none is charged, and each is
+run alone from then on: the worker starts such a task when no other runs, and claims none beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Sequence
+
+from millstream.engines.local.task_link import LocalAttemptLink
+from millstream.engines.local.tasks import LocalTasks
+from millstream.engines.local.worker import LeaseKeeper, WorkerSettings
+from millstream.engines.local.worker_execute import Executor
+from millstream.engines.local.worker_hand import Hand
+from millstream.engines.local.worker_pool import AsyncPool, Pool, PoolKind, ThreadPool
+from millstream.primitives.errors import ConfigurationError
+from millstream.primitives.telemetry import reach
+from millstream.tasks.limits import CONCURRENCY_MAX, RECOVERY_TICK_US
+from millstream.tasks.message import Claimed, Completion, Lease, Revocation
+from millstream.tasks.registry import TaskRegistry
+from millstream.tasks.retry import Chance
+
+_MICROSECONDS = 1_000_000
+
+
+class ManyWorker:
+    """Runs up to ``concurrency`` tasks beside each other. ``run`` in one thread; ``stop`` and ``abandon`` in any."""
+
+    def __init__(
+        self,
+        engine: LocalTasks,
+        registry: TaskRegistry,
+        settings: WorkerSettings,
+        *,
+        kind: PoolKind,
+        concurrency: int,
+        chance: Chance,
+    ) -> None:
+        """Nothing happens before ``run``. Raises ConfigurationError for a concurrency out of range."""
+        if not 1 <= concurrency <= CONCURRENCY_MAX:
+            raise ConfigurationError(
+                f"{concurrency} tasks at once", expected=f"1 to {CONCURRENCY_MAX:,}"
+            )
+        self._engine = engine
+        self._settings = settings
+        self._clock = engine.store.clock
+        self._kind = kind
+        self._concurrency = concurrency
+        self._executor = Executor(
+            registry,
+            clock=self._clock,
+            chance=chance,
+            run_coroutine=asyncio.run,
+            link=LocalAttemptLink(engine, lambda: self._lease),
+        )
+        self._lock = threading.Lock()
+        self._running: dict[int, Claimed] = {}
+        self._finished: list[Completion] = []
+        self._alone: Claimed | None = None
+        self._stopping = threading.Event()
+        self._waiter = engine.store.waiter(*(f"tasks:{queue}" for queue in settings.queues))
+        self._looked_s = self._clock.monotonic_s()
+        self._lease: Lease | None = None
+        self._pool: Pool | None = None
+        self.exit: Callable[[], None] | None = None
+        """Ends this process at once. Not used: a coroutine is cancelled, and a thread cannot be ended alone."""
+
+    def run(self) -> None:
+        """Work until stopped, or with ``burst`` until there is nothing left. See ``Worker.run``."""
+        self._engine.recover()
+        lease = self._join()
+        pool_of = AsyncPool if self._kind is PoolKind.ASYNC else ThreadPool
+        pool = self._pool = pool_of(self._executor, self._concurrency)
+        # Nothing ever waits behind a running task here, so the keeper has no hand to look at.
+        keeper = LeaseKeeper(
+            self._engine,
+            Hand(self._clock),
+            lease,
+            self._settings.lease_us,
+            on_revoked=self._end_revoked,
+        )
+        try:
+            lease = self._serve(lease, keeper, pool)
+            pool.close()
+        finally:
+            keeper.stop()
+            self._waiter.close()
+        self._engine.leave(lease)
+
+    def stop(self) -> None:
+        """Finish what runs, commit, hand back the rest, and return from ``run``. Any thread."""
+        self._stopping.set()
+        self._waiter.nudge()
+
+    def abandon(self) -> None:
+        """Commit what is finished; hand back all else, uncharged. The process must end next."""
+        self._stopping.set()
+        lease = self._lease
+        if lease is None:
+            return
+        finished = self._drain()
+        if finished:
+            self._engine.exchange(lease, finished, want=0)
+        self._engine.leave(lease)
+
+    def _join(self) -> Lease:
+        settings = self._settings
+        self._lease = self._engine.join(settings.queues, lease_us=settings.lease_us)
+        return self._lease
+
+    def _serve(self, lease: Lease, keeper: LeaseKeeper, pool: Pool) -> Lease:
+        """Work until it is time to end; return the lease that is held then."""
+        while True:
+            keeper.refuse_failed()
+            stopping = self._stopping.is_set()
+            self._waiter.arm()
+            finished = self._drain()
+            room = 0 if stopping or self._alone is not None else self._room()
+            ready = self._engine.ready(self._settings.queues)
+            if finished or (room and ready.now):
+                exchange = self._engine.exchange(lease, finished, want=room)
+                if exchange.evicted:
+                    # What runs here belongs to others now; its completions will be refused and counted.
+                    reach("task.evicted")
+                    self._alone = None
+                    lease = self._join()
+                    keeper.watch(lease)
+                self._start(exchange.claimed, pool)
+                self._start_alone(pool)
+                self._look_for_the_dead()
+                if exchange.claimed or exchange.evicted:
+                    continue
+            if self._is_over(stopping=stopping):
+                return lease
+            self._look_for_the_dead()
+            self._waiter.wait(self._rest_us(ready.next_due_us if room else None) / _MICROSECONDS)
+
+    def _is_over(self, *, stopping: bool) -> bool:
+        with self._lock:
+            if self._running or self._finished:
+                return False
+        if stopping:
+            return True  # What waits to run alone goes back with the lease.
+        return (
+            self._alone is None
+            and self._settings.burst
+            and self._engine.is_idle(self._settings.queues)
+        )
+
+    def _start(self, claimed: Sequence[Claimed], pool: Pool) -> None:
+        for task in claimed:
+            if task.alone and self._executor.runs_again(task):
+                self._alone = task  # It was claimed as the only one.
+            else:
+                self._begin(task, pool)
+
+    def _start_alone(self, pool: Pool) -> None:
+        """Start the task that must run alone once no other runs; it blocks claims until it has ended."""
+        task = self._alone
+        if task is not None and not self._running and not self._stopping.is_set():
+            self._begin(task, pool)
+
+    def _begin(self, task: Claimed, pool: Pool) -> None:
+        with self._lock:
+            self._running[id(task)] = task
+        pool.start(task, lambda completion: self._end(task, completion))
+
+    def _end(self, task: Claimed, completion: Completion) -> None:
+        """Keep the end of an attempt for the next commit. Any thread."""
+        with self._lock:
+            del self._running[id(task)]
+            self._finished.append(completion)
+            if self._alone is task:
+                self._alone = None
+        self._waiter.nudge()
+
+    def _drain(self) -> list[Completion]:
+        with self._lock:
+            finished, self._finished = self._finished, []
+            return finished
+
+    def _room(self) -> int:
+        with self._lock:
+            return self._concurrency - len(self._running)
+
+    def _end_revoked(self, revocation: Revocation) -> None:
+        pool = self._pool
+        if pool is None or not revocation.terminate:
+            return
+        with self._lock:
+            meant = [task for task in self._running.values() if task.seq == revocation.seq]
+        for task in meant:
+            pool.cancel(task)
+
+    def _look_for_the_dead(self) -> None:
+        now_s = self._clock.monotonic_s()
+        if (now_s - self._looked_s) * _MICROSECONDS >= RECOVERY_TICK_US:
+            self._looked_s = now_s
+            self._engine.recover()
+
+    def _rest_us(self, next_due_us: int | None) -> int:
+        if next_due_us is None:
+            return RECOVERY_TICK_US
+        return max(0, min(RECOVERY_TICK_US, next_due_us - self._clock.now_us()))

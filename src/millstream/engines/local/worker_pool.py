@@ -1,0 +1,110 @@
+"""Where a worker that holds several tasks at once runs them: in threads, or on one event loop.
+
+``start`` returns at once; ``done`` is called later, on some thread, with how the attempt ended.
+
+    thread   every task in a thread of its own, an ``async def`` on a loop of that thread
+    async    ``async def`` tasks beside each other on one loop; plain functions in threads, so that they stop nobody
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from typing import Protocol
+
+from millstream.engines.local.worker_execute import Executor
+from millstream.tasks.message import Claimed, Completion
+
+Done = Callable[[Completion], None]
+
+
+class PoolKind(StrEnum):
+    """How one ``millstream worker`` runs tasks at the same time."""
+
+    PROCESS = "process"
+    THREAD = "thread"
+    ASYNC = "async"
+    SOLO = "solo"
+
+
+class Pool(Protocol):
+    """Runs tasks beside each other. ``start`` and ``close`` belong to one thread, ``cancel`` to any."""
+
+    def start(self, task: Claimed, done: Done) -> None:
+        """Begin an attempt; there is always room, since the worker holds no more tasks than the pool has places."""
+        ...
+
+    def cancel(self, task: Claimed) -> None:
+        """Ask an attempt to end now. Only a coroutine can be asked; others go on."""
+        ...
+
+    def close(self) -> None:
+        """End the threads. Nothing runs any more when it is called."""
+        ...
+
+
+class ThreadPool:
+    """``size`` threads."""
+
+    def __init__(self, executor: Executor, size: int) -> None:
+        """Start threads when they are needed."""
+        self._executor = executor
+        self._threads = ThreadPoolExecutor(size, thread_name_prefix="millstream-task")
+
+    def start(self, task: Claimed, done: Done) -> None:
+        """Run the attempt in a thread."""
+        self._threads.submit(lambda: done(self._executor.run(task)))
+
+    def cancel(self, task: Claimed) -> None:
+        """Do nothing: a thread cannot be ended from outside."""
+
+    def close(self) -> None:
+        """Wait for all threads."""
+        self._threads.shutdown(wait=True)
+
+
+class AsyncPool:
+    """One event loop in a thread of its own, and threads for plain functions."""
+
+    def __init__(self, executor: Executor, size: int) -> None:
+        """Start the loop."""
+        self._executor = executor
+        self._threads = ThreadPool(executor, size)
+        self._running: dict[int, asyncio.Task[None] | None] = {}
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(
+            target=self._loop.run_forever, name="millstream-loop", daemon=True
+        )
+        self._thread.start()
+
+    def start(self, task: Claimed, done: Done) -> None:
+        """Run a coroutine on the loop, a plain function in a thread."""
+        if not self._executor.is_coroutine(task):
+            self._threads.start(task, done)
+            return
+        asyncio.run_coroutine_threadsafe(self._run(task, done), self._loop)
+
+    async def _run(self, task: Claimed, done: Done) -> None:
+        # The key is the attempt, not the task: after an eviction the same task may run here a second time.
+        key = id(task)
+        self._running[key] = asyncio.current_task()
+        completion = await self._executor.run_in_loop(task)
+        del self._running[key]
+        done(completion)
+
+    def cancel(self, task: Claimed) -> None:
+        """Raise CancelledError in the coroutine, where it waits."""
+        running = self._running.get(id(task))
+        if running is not None:
+            self._loop.call_soon_threadsafe(running.cancel)
+
+    def close(self) -> None:
+        """Wait for the threads, then end the loop; no coroutine of a task runs any more."""
+        self._threads.close()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
