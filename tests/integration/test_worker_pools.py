@@ -106,3 +106,11 @@ def test_solo_is_one_process_that_stops_in_order(shop: Site) -> None:
         assert worker.wait(PATIENCE_S) == 0
     assert first.get(0) == "first"
     assert second.state in {TaskState.QUEUED, TaskState.SUCCEEDED}
+
+
+def test_a_process_is_replaced_after_so_many_tasks(shop: Site) -> None:
+    results = square.enqueue_many(square.s(n) for n in range(12))
+    shop.burst("--concurrency", "1", "--max-tasks-per-child", "5")
+    assert [one.get(0) for one in results] == [n * n for n in range(12)]
+    told = [process for process, _ in shop.listen_to_all()]
+    assert [told.count(process) for process in dict.fromkeys(told)] == [5, 5, 2]

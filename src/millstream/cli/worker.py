@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from dataclasses import replace
 from random import Random
 
 import click
@@ -13,7 +14,7 @@ from millstream.app import App
 from millstream.cli.target import load_app
 from millstream.engines.local.task_schedules import ScheduleDuty
 from millstream.engines.local.worker import Worker, WorkerSettings
-from millstream.engines.local.worker_child import run_child
+from millstream.engines.local.worker_child import EXIT_RECYCLED, run_child
 from millstream.engines.local.worker_many import ManyWorker
 from millstream.engines.local.worker_pool import PoolKind
 from millstream.engines.local.worker_supervisor import CHILD_REFUSED, Supervisor
@@ -54,15 +55,22 @@ from millstream.tasks.options import QUEUE_DEFAULT
     show_default=True,
     help="A worker that shows no sign of life for so long loses its task to another.",
 )
+@click.option(
+    "--max-tasks-per-child",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Replace a process of the pool by a new one after so many tasks. Only with --pool process.",
+)
 @click.option("--child", is_flag=True, hidden=True)
 @click.option("--quiet", is_flag=True, hidden=True)
-def worker(
+def worker(  # noqa: PLR0913 - one for each option of the command
     target: str,
     concurrency: int,
     pool: str,
     queues: str | None,
     burst: bool,
     lease: str,
+    max_tasks_per_child: int | None,
     child: bool,
     quiet: bool,
 ) -> None:
@@ -72,17 +80,25 @@ def worker(
     tasks go back to their queue.
     """
     kind = PoolKind(pool)
+    if max_tasks_per_child is not None and kind is not PoolKind.PROCESS:
+        raise click.UsageError("--max-tasks-per-child needs --pool process")
     duration_us(lease)  # Refused here once, not by each child.
     if not child and kind is not PoolKind.SOLO:
         command = [sys.executable, "-m", "millstream", "worker", "--child", "-A", target]
         command += ["--lease", lease] + (["--queues", queues] if queues is not None else [])
         command += ["--burst"] if burst else []
         command += ["--pool", pool, "--concurrency", str(concurrency)]
+        if max_tasks_per_child is not None:
+            command += ["--max-tasks-per-child", str(max_tasks_per_child)]
         children = concurrency if kind is PoolKind.PROCESS else 1
         sys.exit(Supervisor(command, children, SYSTEM_CLOCK, _say).run())
     app, settings = _prepared(target, queues, burst=burst, lease=lease, quiet=quiet)
     with app, ScheduleDuty(app.tasks_engine.store, report=_say):
-        run_child(_worker_of(app, settings, kind, concurrency), control=0 if child else None)
+        settings = replace(settings, tasks_max=max_tasks_per_child)
+        runs = _worker_of(app, settings, kind, concurrency)
+        run_child(runs, control=0 if child else None)
+    if isinstance(runs, Worker) and runs.is_used_up:
+        sys.exit(EXIT_RECYCLED)
 
 
 def _say(line: str) -> None:

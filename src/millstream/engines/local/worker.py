@@ -39,6 +39,8 @@ class WorkerSettings:
     burst: bool = False
     """Stop when nothing is queued, running or waiting for a retry."""
     lease_us: int = LEASE_US
+    tasks_max: int | None = None
+    """How many attempts it runs before it ends, so that a new process takes its place; None for no end."""
 
 
 class Worker:
@@ -71,6 +73,7 @@ class Worker:
         self._waiter = engine.store.waiter(*channels)
         self._looked_s = self._clock.monotonic_s()
         self._lease: Lease | None = None
+        self._left = settings.tasks_max
         self.exit: Callable[[], None] | None = None
         """Ends this process at once, for tasks that are terminated. None where the worker is not alone in its process:
         there a revoked task can only end itself."""
@@ -93,6 +96,11 @@ class Worker:
             self._waiter.close()
             self._runner.close()
         self._engine.leave(lease)
+
+    @property
+    def is_used_up(self) -> bool:
+        """Tell whether it has run as many attempts as it may."""
+        return self._left is not None and self._left <= 0
 
     def stop(self) -> None:
         """Finish the running task, commit, hand back the rest, and return from ``run``. Any thread."""
@@ -138,12 +146,12 @@ class Worker:
         finished: list[Completion] = []
         while True:
             keeper.refuse_failed()
-            stopping = self._stopping.is_set()
+            stopping = self._stopping.is_set() or self.is_used_up
             if stopping and not finished:
                 return lease  # What was not started goes back with the lease.
             claimed: tuple[Claimed, ...] = ()
             if finished or self._engine.ready(queues).now:
-                want = 0 if stopping else self._size.tasks
+                want = 0 if stopping else min(self._size.tasks, self._left or self._size.tasks)
                 exchange = self._engine.exchange(lease, finished, want=want)
                 claimed = exchange.claimed
                 if exchange.evicted:
@@ -172,6 +180,8 @@ class Worker:
             self._hand.finish(self._executor.run(task))
             run += 1
         process_us = int((self._clock.monotonic_s() - started_s) * _MICROSECONDS)
+        if self._left is not None:
+            self._left -= run
         self._size.observe(tasks=run, process_us=process_us)
 
     def _look_for_the_dead(self) -> None:

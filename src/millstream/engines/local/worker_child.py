@@ -24,6 +24,9 @@ EXIT_ABANDONED = 3
 EXIT_TERMINATED = 4
 """What a process exits with whose task was revoked with ``terminate``; the supervisor starts another one."""
 
+EXIT_RECYCLED = 5
+"""What a process exits with that has run as many tasks as it may; the supervisor starts another one at once."""
+
 
 class RunsTasks(Protocol):
     """What a worker process does, whatever its pool."""

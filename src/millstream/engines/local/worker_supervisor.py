@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from millstream.engines.local.worker_child import QUICK, STOP
+from millstream.engines.local.worker_child import EXIT_RECYCLED, QUICK, STOP
 from millstream.primitives.clock import Clock
 from millstream.primitives.duration import format_duration
 from millstream.primitives.errors import ConfigurationError
@@ -153,6 +153,9 @@ class Supervisor:
         place.process = None
         lived_us = (self.clock.monotonic_s() - place.started_s) * _MICROSECONDS
         if event.code == 0 or self._stops:
+            return 0
+        if event.code == EXIT_RECYCLED:
+            place.start_at_s = self.clock.monotonic_s()
             return 0
         if event.code == CHILD_REFUSED and place.deaths == 0:
             return EXIT_REFUSED  # It has said why; starting it again would only repeat that.
