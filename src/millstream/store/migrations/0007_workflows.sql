@@ -6,10 +6,10 @@ CREATE TABLE workflow_nodes (
     id TEXT NOT NULL UNIQUE,
     root INTEGER NOT NULL,
     parent INTEGER CHECK ((parent IS NULL) = (role = 'root')),
-    role TEXT NOT NULL CHECK (role IN ('root', 'member', 'link', 'error')),
+    role TEXT NOT NULL CHECK (role = 'root' OR role = 'member' OR role = 'link' OR role = 'error'),
     position INTEGER NOT NULL,
-    kind TEXT NOT NULL CHECK (kind IN ('task', 'chain', 'group')),
-    state TEXT NOT NULL CHECK (state IN ('waiting', 'running', 'succeeded', 'failed')),
+    kind TEXT NOT NULL CHECK (kind = 'task' OR kind = 'chain' OR kind = 'group'),
+    state TEXT NOT NULL CHECK (state = 'waiting' OR state = 'running' OR state = 'succeeded' OR state = 'failed'),
     -- Members of a group that have not ended.
     remaining INTEGER NOT NULL,
     -- Of a root: tasks that were enqueued and have not ended; and when the tree may be forgotten.
@@ -18,7 +18,7 @@ CREATE TABLE workflow_nodes (
     name TEXT NOT NULL,
     queue TEXT NOT NULL,
     created_us INTEGER NOT NULL,
-    finished_us INTEGER CHECK ((finished_us IS NOT NULL) = (state IN ('succeeded', 'failed'))),
+    finished_us INTEGER CHECK ((finished_us IS NOT NULL) = (state = 'succeeded' OR state = 'failed')),
     -- MessagePack: the call, the value of what succeeded, the error of what failed.
     call BLOB,
     value BLOB,
