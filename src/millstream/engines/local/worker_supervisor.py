@@ -137,13 +137,13 @@ class Supervisor:
     def _tell_to_stop(self, asked: bytes) -> None:
         self._stops += 1
         order = asked if self._stops == 1 else QUICK
-        self.report("stopping: tasks that run are finished" if order == STOP else "stopping now")
         for place in self._places:
             place.start_at_s = None
             if place.process is not None and place.process.stdin is not None:
                 with contextlib.suppress(BrokenPipeError):  # It has ended already.
                     place.process.stdin.write(order)
                     place.process.stdin.flush()
+        self.report("stopping: tasks that run are finished" if order == STOP else "stopping now")
 
     def _on_exit(self, event: _Exited) -> int:
         place = event.place
