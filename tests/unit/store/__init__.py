@@ -1,0 +1,1 @@
+"""The parts of the store, each alone or in a real directory."""
