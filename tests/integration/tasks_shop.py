@@ -2,6 +2,7 @@
 
 Environment: SHOP_STORE, SHOP_DURABILITY, SHOP_PIPE, SHOP_GATE (a pipe that tasks wait for), and
 SHOP_KILL_AT=step: the first process that reaches that step of the telemetry is killed there, once.
+SHOP_TELL_AT=step: a process tells when it reaches that step.
 """
 
 from __future__ import annotations
@@ -41,8 +42,14 @@ def kill_once_at(step: str) -> None:
     set_listener(listen)
 
 
+def tell_at(step: str) -> None:
+    set_listener(lambda reached: tell(reached) if reached == step else None)
+
+
 if "SHOP_KILL_AT" in os.environ:
     kill_once_at(os.environ["SHOP_KILL_AT"])
+if "SHOP_TELL_AT" in os.environ:
+    tell_at(os.environ["SHOP_TELL_AT"])
 
 
 @app.task(result_ttl="7d")

@@ -76,11 +76,12 @@ def test_poison_kills_its_limit_of_workers_and_no_more(quick: Site) -> None:
 
 def test_sigterm_finishes_the_running_task_and_releases_the_rest(quick: Site) -> None:
     first, second = gated.delay("first"), gated.delay("second")
-    with quick.worker("--concurrency", "1") as worker:
+    with quick.worker("--concurrency", "1", SHOP_TELL_AT="task.stopping") as worker:
         quick.listen()
         worker.send_signal(signal.SIGTERM)
         assert worker.stderr is not None
         assert worker.stderr.readline().startswith(b"stopping")
+        assert quick.listen()[1] == "task.stopping"
         quick.open_gate()
         assert worker.wait(PATIENCE_S) == 0
     assert first.get(0) == "first"

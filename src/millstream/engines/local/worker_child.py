@@ -18,6 +18,8 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Protocol
 
+from millstream.primitives.telemetry import reach
+
 STOP = b"s"
 QUICK = b"q"
 EXIT_ABANDONED = 3
@@ -83,6 +85,7 @@ def _listen(control: int, orders: SimpleQueue[bytes]) -> None:
 def _obey(worker: RunsTasks, orders: SimpleQueue[bytes]) -> None:
     if orders.get() == STOP:
         worker.stop()
+        reach("task.stopping")
         orders.get()
     try:
         worker.abandon()
