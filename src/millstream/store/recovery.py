@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import apsw
 
 from millstream.primitives.durability import Durability
-from millstream.primitives.errors import StoreCorrupt
 from millstream.primitives.limits import CATALOG_CHECKPOINT_PAGES, WRITE_LOCK_TIMEOUT_S
 from millstream.primitives.telemetry import reach
 from millstream.store.liveness import Liveness
@@ -107,27 +106,16 @@ def _settle(store: Store) -> None:
 
 
 def _cut(store: Store, partition_id: int, segment_id: int, end: int) -> None:
+    """Remove the bytes behind the last frame that the catalog names.
+
+    A segment that is missing, or ends early, stays as it is: a power loss does that to appends that were never synced.
+    Who reads one of its frames is refused, and all the rest of the store can be used.
+    """
     path = store.directory.segment(partition_id, segment_id)
-    if not path.exists():
-        if end:
-            raise StoreCorrupt(
-                "a segment is missing",
-                where=str(path),
-                expected=f"a file of at least {end} bytes",
-                next_step="restore a copy of the whole directory",
-            )
+    if not path.exists() or path.stat().st_size <= end:
         return
-    size = path.stat().st_size
-    if size < end:
-        raise StoreCorrupt(
-            f"a segment ends {end - size} bytes early",
-            where=str(path),
-            expected=f"at least {end} bytes",
-            next_step="run `millstream check` on the store, and restore a copy",
-        )
-    if size > end:
-        descriptor = store.disk.open(path)
-        try:
-            store.disk.truncate(descriptor, end)
-        finally:
-            os.close(descriptor)
+    descriptor = store.disk.open(path)
+    try:
+        store.disk.truncate(descriptor, end)
+    finally:
+        os.close(descriptor)
