@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -49,11 +49,8 @@ class Millstream:
     def running(self, directory: Path, durability: str) -> Iterator[Place]:
         """Make the store and the topic."""
         place = Place(directory, durability)
-        client = self.connect(place)
-        try:
+        with closing(self.connect(place)):
             yield place
-        finally:
-            client.close()
 
     def connect(self, place: Place) -> Client:
         """Open the store."""

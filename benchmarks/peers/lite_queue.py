@@ -7,7 +7,7 @@ It sets ``synchronous=NORMAL`` in WAL mode: process. For disk we set FULL on its
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,11 +31,8 @@ class LiteQueuePeer:
     def running(self, directory: Path, durability: str) -> Iterator[Place]:
         """Make the table, so that the clients do not compete for that."""
         place = Place(directory, durability)
-        client = self.connect(place)
-        try:
+        with closing(self.connect(place)):
             yield place
-        finally:
-            client.close()
 
     def connect(self, place: Place) -> Client:
         """Open the database."""

@@ -6,7 +6,7 @@ Disk is ``synchronous=FULL``, process is ``synchronous=OFF``, both in WAL mode. 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,11 +36,8 @@ class SqliteRows:
     def running(self, directory: Path, durability: str) -> Iterator[Place]:
         """Make the table."""
         place = Place(directory, durability)
-        client = self.connect(place)
-        try:
+        with closing(self.connect(place)):
             yield place
-        finally:
-            client.close()
 
     def connect(self, place: Place) -> Client:
         """Open the database."""

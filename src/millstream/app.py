@@ -9,9 +9,8 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Mapping
-from pathlib import PurePath
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 from millstream.engines.local.embedded import Embedded
 from millstream.engines.local.log import LocalLog, LocalLogTransaction
@@ -188,7 +187,7 @@ class App:
         """Return an outbox in a database of yours: ``"sqlite"`` or ``"postgresql"``. See ``Outbox``."""
         return Outbox(self.tasks, database=database)
 
-    def read(self, source: Topic | str | PurePath | Any, *, file_format: str | None = None) -> Flow:  # noqa: ANN401
+    def read(self, source: object, *, file_format: str | None = None) -> Flow:
         """Begin a flow from a topic, files (a path with ``*``, or a directory), or a table in memory.
 
         Raises UnknownTopic or PlanError when there is nothing of that name.

@@ -7,6 +7,7 @@ SHOP_TELL_AT=step: a process tells when it reaches that step.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
 import select
@@ -87,6 +88,16 @@ def gated(name: str) -> str:
             passed = os.read(gate, 1)
     os.close(gate)
     return name
+
+
+@app.task
+async def dream() -> None:
+    tell("dream")
+    try:
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        tell("woken")
+        raise
 
 
 @app.task

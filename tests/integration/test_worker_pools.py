@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from millstream.primitives.errors import TaskFailed
+from millstream.primitives.errors import TaskFailed, TaskRevoked
 from millstream.tasks.limits import WORKER_DEATHS_MAX
 from millstream.tasks.message import Outcome
 from millstream.tasks.states import TaskState
 from tests.integration.tasks_processes import PATIENCE_S, Site, site
-from tests.integration.tasks_shop import flaky, gated, poison, shout, square, unstorable
+from tests.integration.tasks_shop import dream, flaky, gated, poison, shout, square, unstorable
 
 MANY = ["thread", "async"]
 
@@ -114,3 +114,17 @@ def test_a_process_is_replaced_after_so_many_tasks(shop: Site) -> None:
     assert [one.get(0) for one in results] == [n * n for n in range(12)]
     told = [process for process, _ in shop.listen_to_all()]
     assert [told.count(process) for process in dict.fromkeys(told)] == [5, 5, 2]
+
+
+def test_a_coroutine_that_is_terminated_is_cancelled_and_its_neighbour_goes_on(shop: Site) -> None:
+    doomed, beside = dream.delay(), gated.delay("beside")
+    with shop.worker("--pool", "async", "--concurrency", "2", "--lease", "2s"):
+        assert {shop.listen()[1], shop.listen()[1]} == {"dream", "gated beside"}
+        doomed.revoke(terminate=True)
+        assert shop.listen()[1] == "woken"
+        with pytest.raises(TaskRevoked):
+            doomed.get(PATIENCE_S)
+        shop.open_gate()
+        assert beside.get(PATIENCE_S) == "beside"
+    assert doomed.state is TaskState.REVOKED
+    assert beside.attempts() == []

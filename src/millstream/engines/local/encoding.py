@@ -63,7 +63,7 @@ class TopicEncoder:
         self._column_count = len(self._names)
         self._turn = itertools.count(int.from_bytes(os.urandom(2), "little"))
 
-    def encode(self, data: Any, now_us: int, *, partition: int | None = None) -> list[Part]:  # noqa: ANN401
+    def encode(self, data: object, now_us: int, *, partition: int | None = None) -> list[Part]:
         """Return the frames of ``data``; ``partition`` overrides the key. Raises SchemaError or EventTooLarge."""
         if isinstance(data, Mapping):
             return self._encode_rows([data], now_us, partition)
@@ -301,11 +301,11 @@ def _exact_check(field: pa.Field) -> Check | None:
     return lambda value: value is None or inner(value)
 
 
-def _is_int64(value: Any) -> bool:  # noqa: ANN401
+def _is_int64(value: object) -> bool:
     return type(value) is int and -_INT64_MAX - 1 <= value <= _INT64_MAX
 
 
-def _is_moment(value: Any) -> bool:  # noqa: ANN401
+def _is_moment(value: object) -> bool:
     return type(value) is datetime and value.tzinfo is not None
 
 

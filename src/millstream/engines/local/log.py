@@ -73,7 +73,7 @@ class LocalLog:
     def stage(
         self,
         info: TopicInfo,
-        data: Any,  # noqa: ANN401 - every form of events
+        data: object,
         *,
         partition: int | None = None,
         durability: Durability | None = None,
@@ -87,7 +87,7 @@ class LocalLog:
     def append(
         self,
         topic: TopicInfo,
-        data: Any,  # noqa: ANN401 - every form of events
+        data: object,
         *,
         partition: int | None = None,
     ) -> list[Appended]:
@@ -222,7 +222,7 @@ class LocalLogTransaction:
         """Add what shall become true in the same moment; it runs in the store's transaction, and may run again."""
         self._works.append(work)
 
-    def append(self, topic: TopicInfo, data: Any) -> None:  # noqa: ANN401 - every form of events
+    def append(self, topic: TopicInfo, data: object) -> None:
         """Add events; they are checked, and large ones written, now."""
         self._staged.append(self._log.stage(topic, data))
         self._pending.append((topic, data))

@@ -128,7 +128,7 @@ class _Attempt:
         self._bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
         return task.function(self._bound, *args, **kwargs)
 
-    def succeeded(self, value: Any) -> Completion:  # noqa: ANN401
+    def succeeded(self, value: object) -> Completion:
         task = self._task
         assert task is not None, "only what was called has a value"
         result = task.returned.encode(value)
