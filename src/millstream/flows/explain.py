@@ -21,4 +21,6 @@ def explain(plan: Plan, *, name: str) -> str:
             shown = schema
     if plan.sink is not None:
         lines.append(f"  write {plan.sink.text()}")
+    if plan.calls is not None:
+        lines.append(f"  enqueue {plan.calls.text()}")
     return "\n".join(lines)

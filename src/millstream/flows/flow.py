@@ -30,10 +30,11 @@ from millstream.flows.plan import (
     Step,
     Window,
     WithColumns,
+    calls_of_rows,
     named_expressions,
 )
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import FileSink, TopicSink
+from millstream.flows.source import FileSink, RowCalls, TopicSink
 from millstream.flows.windows import Tumbling
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
@@ -51,6 +52,13 @@ class Named(Protocol):
         """The topic's name."""
 
 
+class Callee(Protocol):
+    """A task, or a call of one that is not sent yet."""
+
+    def row_calls(self) -> RowCalls:
+        """Return it as something that is called with rows."""
+
+
 @dataclass(frozen=True)
 class Flow:
     """A plan and the engines that can run it. Immutable; may be used by several threads."""
@@ -61,7 +69,7 @@ class Flow:
 
     @property
     def name(self) -> str:
-        """The name given by ``named``, else that of the sink, else that of the source."""
+        """The name given by ``named``, else that of the sink, else that of the task which is called."""
         if self.given_name is not None:
             return self.given_name
         sink = self.plan.sink
@@ -69,7 +77,7 @@ class Flow:
             return sink.topic
         if isinstance(sink, FileSink):
             return PurePath(sink.path).stem
-        return "unnamed"
+        return "unnamed" if self.plan.calls is None else self.plan.calls.calls.name
 
     @property
     def schema(self) -> pa.Schema:
@@ -170,6 +178,13 @@ class Flow:
         A topic is made on first use, with ``partitions`` partitions chosen by the column ``key``.
         """
         where = f"step {len(self.plan.steps) + 1}, write"
+        if hasattr(target, "row_calls"):
+            raise PlanError(
+                f"{target!r} is a task, not a place",
+                where=where,
+                expected="a topic, a file, or a directory",
+                next_step="to call it for each row, end the flow with .enqueue(task)",
+            )
         if key is not None and key not in self.schema.names:
             raise PlanError(
                 f"the key {key!r} is not a column of the output",
@@ -186,7 +201,35 @@ class Flow:
             )
         else:
             sink = FileSink(text.rstrip("/"), directory=not text.endswith(".parquet"))
-        return replace(self, plan=replace(self.plan, sink=sink))
+        return self._ended(replace(self.plan, sink=sink), where)
+
+    def enqueue(self, call: Callee, *, task_id: str | None = None) -> Flow:
+        """Call a task for each row of the output; its columns are the arguments of the same names.
+
+        ``call`` is a task, or one with options and other arguments: ``alert.s(to="ops").set(queue="mail")``. The calls
+        are sent by the commit that holds the flow's place, state and events: each row's once, whatever happens to
+        the process. ``task_id`` is the column with the ids of the calls: a row whose id is stored already is not sent
+        again, even by another run. It is an argument too only if the task has that parameter.
+
+        May stand beside ``write`` of a topic. Raises PlanError when the columns do not fit the task's parameters; a
+        value that does not fit is a StepError of the run, and nothing of that commit happens.
+        """
+        where = f"step {len(self.plan.steps) + 1}, enqueue"
+        if not hasattr(call, "row_calls"):
+            raise PlanError(
+                f"{call!r} is no task",
+                where=where,
+                expected="a function with @app.task, or a call of one such as task.s(…)",
+            )
+        if self.plan.calls is not None:
+            raise PlanError(
+                "the flow calls a task already",
+                where=where,
+                expected="one task for each flow",
+                next_step="call a task that sends the others, or write a topic and read it in a second flow",
+            )
+        calls = calls_of_rows(call.row_calls(), self.schema, task_id=task_id, where=where)
+        return self._ended(replace(self.plan, calls=calls), where)
 
     def explain(self) -> str:
         """Return the plan as text: source, steps with the columns they give, and sink."""
@@ -199,7 +242,7 @@ class Flow:
         """
         self.engines.batch.check_batch(self.plan)
         return self.engines.batch.run(
-            self.plan, name=self.name, collect=self.plan.sink is None, progress=progress
+            self.plan, name=self.name, collect=not self.plan.is_ended, progress=progress
         )
 
     def collect(self) -> pa.Table:
@@ -246,14 +289,25 @@ class Flow:
         self.engines.stream.reset(self.name)
 
     def _then(self, step: Step) -> Flow:
-        if self.plan.sink is not None:
+        if self.plan.is_ended:
+            end = "write" if self.plan.sink is not None else "enqueue"
             raise PlanError(
-                f"{step.name} comes after write",
+                f"{step.name} comes after {end}",
                 where=f"step {len(self.plan.steps) + 1}, {step.name}",
-                expected="write last",
-                next_step="add the step before write, or read the topic in another flow",
+                expected=f"{end} last",
+                next_step=f"add the step before {end}, or read the topic in another flow",
             )
         return replace(self, plan=self.plan.then(step))
+
+    def _ended(self, plan: Plan, where: str) -> Flow:
+        if isinstance(plan.sink, FileSink) and plan.calls is not None:
+            raise PlanError(
+                f"{plan.sink.text()} and {plan.calls.text()} cannot become true together",
+                where=where,
+                expected="a topic: its events and the calls are one commit",
+                next_step="write the file in a flow of its own",
+            )
+        return replace(self, plan=plan)
 
 
 @dataclass(frozen=True)

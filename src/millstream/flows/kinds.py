@@ -37,6 +37,16 @@ _OF_PYTHON: dict[Any, pa.DataType] = {
     Timestamp: TIMESTAMP,
     timedelta: DURATION,
 }
+_TO_PYTHON: dict[pa.DataType, type] = {
+    BOOLEAN: bool,
+    INTEGER: int,
+    FLOAT: float,
+    TEXT: str,
+    BINARY: bytes,
+    DATE: date,
+    TIMESTAMP: datetime,
+    DURATION: timedelta,
+}
 _ORDERED = (INTEGER, FLOAT, TEXT, BOOLEAN, BINARY, DATE, TIMESTAMP, DURATION)
 _INTEGER_MAX = 2**63 - 1
 
@@ -80,6 +90,11 @@ def kind_named(kind: object, *, where: str) -> pa.DataType:
             expected="bool, int, float, str, bytes, date, ms.Timestamp or a pyarrow type",
             next_step="name one of these types",
         ) from None
+
+
+def python_type(kind: pa.DataType) -> type | None:
+    """Return the type of the values of a column in Python; None for a type that flows only pass through."""
+    return _TO_PYTHON.get(kind)
 
 
 def literal_kind(value: object) -> pa.DataType:

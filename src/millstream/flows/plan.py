@@ -16,8 +16,8 @@ import pyarrow as pa
 from millstream.flows.aggregate import Aggregate, aggregate_kind
 from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_condition, column_kind, infer
-from millstream.flows.kinds import NULL, is_ordered
-from millstream.flows.source import Sink, Source
+from millstream.flows.kinds import INTEGER, NULL, TEXT, is_ordered, python_type
+from millstream.flows.source import CallSink, RowCalls, Sink, Source
 from millstream.flows.windows import WINDOW_END, WINDOW_START, Tumbling, exact_duration
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
@@ -265,11 +265,12 @@ class Aggregation:
 
 @dataclass(frozen=True)
 class Plan:
-    """A source, steps in order, and a sink once there is one. Immutable."""
+    """A source, steps in order, and once there are: a sink, and a task that is called for each row. Immutable."""
 
     source: Source
     steps: tuple[Step, ...] = ()
     sink: Sink | None = None
+    calls: CallSink | None = None
 
     def schemas(self) -> tuple[pa.Schema, ...]:
         """Return the schema of the source, then after each step. Raises PlanError naming the step."""
@@ -283,6 +284,11 @@ class Plan:
         """The schema of the plan's output."""
         return self.schemas()[-1]
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether something is done with the output: then no step can follow."""
+        return self.sink is not None or self.calls is not None
+
     def then(self, step: Step) -> Plan:
         """Return the plan with one more step. Raises PlanError if the step does not fit."""
         where = f"step {len(self.steps) + 1}, {step.name}"
@@ -295,6 +301,33 @@ class Plan:
             if isinstance(step, Aggregation):
                 return index
         return None
+
+
+def calls_of_rows(
+    calls: RowCalls, schema: pa.Schema, *, task_id: str | None, where: str
+) -> CallSink:
+    """Return the calls that rows of ``schema`` make. Raises PlanError when they do not fit the task."""
+    kinds = {field.name: field.type for field in schema}
+    if task_id is not None and kinds.get(task_id) not in (INTEGER, TEXT):
+        raise PlanError(
+            f"task_id={task_id!r} is no column of text or integers",
+            where=where,
+            expected=f"a column of {describe(schema)}",
+        )
+    columns = {
+        name: python_type(kind)
+        for name, kind in kinds.items()
+        if name != task_id or calls.takes(name)
+    }
+    misfit = calls.misfit(columns)
+    if misfit is not None:
+        raise PlanError(
+            f"the rows do not fit the task: {misfit}",
+            where=where,
+            expected=calls.text,
+            next_step=f"the flow gives {describe(schema)}; select() what the task takes",
+        )
+    return CallSink(calls, tuple(columns), task_id)
 
 
 def named_expressions(

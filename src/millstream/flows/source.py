@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Protocol
 
 import pyarrow as pa
 
@@ -77,3 +79,35 @@ class FileSink:
 
 
 Sink = TopicSink | FileSink
+
+
+class RowCalls(Protocol):
+    """What a flow knows of a task: which rows it can be called with."""
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+
+    @property
+    def text(self) -> str:
+        """The task with its parameters."""
+
+    def takes(self, name: str) -> bool:
+        """Return whether there can be an argument of that name."""
+
+    def misfit(self, columns: Mapping[str, type | None]) -> str | None:
+        """Return why rows of these columns do not make calls, or None. A type that is not known here is None."""
+
+
+@dataclass(frozen=True, eq=False)
+class CallSink:
+    """A task that is called for each row, with the columns ``arguments``; ``task_id`` is the column of the ids."""
+
+    calls: RowCalls
+    arguments: tuple[str, ...]
+    task_id: str | None = None
+
+    def text(self) -> str:
+        """Return the canonical text."""
+        known = "" if self.task_id is None else f", task_id={self.task_id!r}"
+        return f"task {self.calls.name!r}{known}"

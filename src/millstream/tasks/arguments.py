@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import Any, Union
 
 import msgspec
+import msgspec.inspect
 
 from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
 from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX
@@ -46,6 +47,7 @@ def from_plain(kind: type, value: Any) -> Any:  # noqa: ANN401 - as above
     raise NotImplementedError(f"a {kind.__name__} cannot be read back")
 
 
+_BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
 _any_decoder = msgspec.msgpack.Decoder()
 _by_position_decoder = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]])
@@ -114,6 +116,29 @@ class Arguments:
         bound.apply_defaults()
         return dict(bound.arguments)
 
+    def names_given(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> set[str]:
+        """Return the parameters that a call has values for, which may be too few. Raises TaskArgumentError."""
+        try:
+            return set(self._signature.bind_partial(*args, **kwargs).arguments)
+        except TypeError as error:
+            raise self._misfit(error) from error
+
+    def by_name(self) -> dict[str, msgspec.inspect.Type]:
+        """Return what each parameter takes that can be given by its name."""
+        info = msgspec.inspect.type_info(self._struct)
+        assert isinstance(info, msgspec.inspect.StructType)
+        takes = {field.name: field.type for field in info.fields}
+        return {p.name: takes[p.name] for p in self.parameters if p.kind in _BY_NAME}
+
+    @property
+    def takes_any_name(self) -> bool:
+        """Whether there is a ``**`` parameter."""
+        return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self.parameters)
+
+    def __str__(self) -> str:
+        """Return the task with its parameters, as it is called."""
+        return f"{self.task}{self._signature}"
+
     def decode(self, data: bytes) -> tuple[list[Any], dict[str, Any]]:
         """Return positional and keyword arguments of a stored call. Raises TaskArgumentError when they do not fit."""
         if data[:1] == _BY_POSITION:
@@ -156,7 +181,7 @@ class Arguments:
         return TaskArgumentError(
             f"the call does not fit the task: {error}",
             where=f"task {self.task!r}",
-            expected=f"{self.task}{self._signature}",
+            expected=str(self),
             next_step="call it as its signature says",
         )
 
@@ -167,7 +192,7 @@ class Arguments:
             raise TaskArgumentError(
                 f"an argument does not fit its annotation: {error}",
                 where=f"task {self.task!r}",
-                expected=f"{self.task}{self._signature}",
+                expected=str(self),
                 next_step="pass a value of that type, or change the annotation",
             ) from error
 

@@ -18,6 +18,7 @@ from millstream.tasks.unique import unique_key
 
 if TYPE_CHECKING:
     from millstream.tasks.result import AsyncResult
+    from millstream.tasks.row_calls import RowCalls
     from millstream.tasks.task import AnyTask
     from millstream.tasks.workflow import Workflow
     from millstream.tasks.workflow_plan import Step
@@ -84,6 +85,12 @@ class Signature(msgspec.Struct, Generic[R], frozen=True):
     def apply_async(self, **options: Unpack[CallKeywords]) -> AsyncResult[R]:
         """Send the call with these options changed."""
         return self.set(**options).delay()
+
+    def row_calls(self) -> RowCalls:
+        """Return this call for each row of a flow, see ``Flow.enqueue``."""
+        from millstream.tasks.row_calls import RowCalls
+
+        return RowCalls(self)
 
     def message(self, now_us: int) -> TaskMessage:
         """Return the call as it is stored. Raises TaskArgumentError or ConfigurationError."""

@@ -16,6 +16,7 @@ from millstream.tasks.limits import TASKS_PER_COMMIT_MAX
 from millstream.tasks.message import TaskMessage
 from millstream.tasks.options import TaskOptions
 from millstream.tasks.result import AsyncResult
+from millstream.tasks.row_calls import RowCalls
 from millstream.tasks.signature import CallKeywords, Signature
 from millstream.tasks.workflow import asend_workflow, send_workflow
 
@@ -112,6 +113,10 @@ class AnyTask(Generic[P, R]):
     def si(self, *args: P.args, **kwargs: P.kwargs) -> Signature[R]:
         """Return a call that is not sent yet and takes no result of a task before it."""
         return Signature(self, args, kwargs, immutable=True)
+
+    def row_calls(self) -> RowCalls:
+        """Return a call for each row of a flow, see ``Flow.enqueue``."""
+        return RowCalls(Signature(self, (), {}))
 
     def map(self, values: Iterable[Any]) -> list[AsyncResult[R]]:
         """Send one call for each value, its only argument, in one commit, all or none."""

@@ -6,7 +6,7 @@ renamed when it is complete. A crash at any other moment leaves the output as it
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import polars as pl
@@ -15,6 +15,7 @@ import pyarrow as pa
 from millstream.engines.local.append import Staged
 from millstream.engines.local.delays import record_delays
 from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
+from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_sinks import commit_staged, open_topic, write_file
 from millstream.engines.local.flow_sources import ReadFigures, batch_frame
@@ -30,6 +31,7 @@ from millstream.primitives.histogram import Histogram
 from millstream.primitives.identity import new_id
 from millstream.primitives.telemetry import reach
 from millstream.store import Transaction
+from millstream.tasks.message import TaskMessage
 
 
 class LocalBatch:
@@ -76,6 +78,8 @@ class _BatchRun:
 
     def run(self) -> RunReport:
         sink = None if self._collect else self._plan.sink
+        calls = None if self._collect else self._plan.calls
+        messages: list[TaskMessage] = []
         topic = (
             open_topic(self._log, sink, self._plan.schema) if isinstance(sink, TopicSink) else None
         )
@@ -90,17 +94,15 @@ class _BatchRun:
             else:
                 table = to_arrow(frame.collect(engine="streaming"), self._plan.schema)
                 computed_s = self._clock.monotonic_s()
-                written = _Written(table.num_rows, table if topic is None else None)
+                messages = calls_of(calls, table, self._clock.now_us())
+                written = _Written(table.num_rows, table if self._collect else None)
         reach("flow.batch_computed")
         delays = {
             "source_wait": self._figures.source_wait,
             "start_wait": self._figures.start_wait,
             "process": _lasted(computed_s - started_s, self._figures.rows_in),
         }
-        if topic is not None:
-            self._commit(topic, table, delays)
-        else:
-            self._log.store.write(lambda tx: self._record(tx, delays))
+        self._commit([] if topic is None else [(topic, table)], messages, delays)
         reach("flow.batch_committed")
         ended_s = self._clock.monotonic_s()
         published = {"publish": _lasted(ended_s - computed_s, self._figures.rows_in)}
@@ -120,13 +122,19 @@ class _BatchRun:
             table=written.table,
         )
 
-    def _commit(self, topic: TopicInfo, table: pa.Table, delays: Mapping[str, Histogram]) -> None:
+    def _commit(
+        self,
+        outputs: Sequence[tuple[TopicInfo, pa.Table]],
+        messages: list[TaskMessage],
+        delays: Mapping[str, Histogram],
+    ) -> None:
         def work(tx: Transaction, staged: list[Staged]) -> None:
             for output in staged:
                 output.apply(tx)
+            enqueue(tx, messages)
             self._record(tx, delays)
 
-        commit_staged(self._log, [(topic, table)], work)
+        commit_staged(self._log, outputs, work)
 
     def _record(self, tx: Transaction, delays: Mapping[str, Histogram]) -> None:
         record_delays(tx, "batch", self._name, delays)

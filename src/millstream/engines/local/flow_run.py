@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from millstream.engines.local import flow_catalog
 from millstream.engines.local.append import Staged
 from millstream.engines.local.delays import record_delays
+from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_intake import Intake, Taken
@@ -17,7 +18,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import Progress, ProgressListener, RunReport
-from millstream.flows.source import TopicSink
+from millstream.flows.source import FileSink, TopicSink
 from millstream.flows.watermark import TIME_MIN
 from millstream.log.definition import TopicInfo
 from millstream.primitives.histogram import PHASES, Histogram
@@ -51,14 +52,15 @@ class StreamRun:
         batch_events: int,
     ) -> None:
         """Make missing output topics and load the state."""
-        assert isinstance(plan.sink, TopicSink)
         self._log = log
         self._clock = log.store.clock
         self._claim = claim
         self._info = info
         self._batch_events = batch_events
         self._schema = plan.schema
-        self._sink = open_topic(log, plan.sink, plan.schema)
+        assert not isinstance(plan.sink, FileSink), "refused when the plan was checked"
+        self._sink = None if plan.sink is None else open_topic(log, plan.sink, plan.schema)
+        self._calls = plan.calls
         at = plan.aggregation_at()
         self._compute = (
             StatelessStream(plan) if at is None else WindowedStream(plan, claim, log.store.path)
@@ -145,7 +147,10 @@ class StreamRun:
         rows_in: int,
         delays: dict[str, Histogram],
     ) -> None:
-        outputs = [(self._sink, to_arrow(computed.output, self._schema))]
+        output = to_arrow(computed.output, self._schema)
+        outputs = [] if self._sink is None else [(self._sink, output)]
+        with step_errors(f"flow {self._claim.name!r}"):
+            messages = calls_of(self._calls, output, self._clock.now_us())
         if self._late_sink is not None and computed.late_rows is not None:
             schema = self._compute.late_schema
             outputs.append((self._late_sink, to_arrow(computed.late_rows, schema)))
@@ -162,8 +167,9 @@ class StreamRun:
 
         def work(tx: Transaction, staged: list[Staged]) -> None:
             flow_catalog.advance(tx, self._claim, self._info.id, step)
-            for output in staged:
-                output.apply(tx)
+            for one in staged:
+                one.apply(tx)
+            enqueue(tx, messages)
             record_delays(tx, "stream", self._claim.name, recorded)
             reach("flow.applied")
 

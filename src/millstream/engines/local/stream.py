@@ -5,9 +5,10 @@ One thread does it all, in this order; a crash anywhere leaves either all of a m
     read        events of the topic, from the positions of the last commit            flow.read
     compute     the steps, late events apart, partial aggregates, closed windows      flow.computed
     stage       output frames are written and synced, and not visible                 flow.staged
-    commit      ONE transaction: output, positions, state, delays; epoch checked      flow.applied, flow.committed
+    commit      ONE transaction: output, calls, positions, state, delays              flow.applied, flow.committed
 
-Memory holds the open windows and one micro-batch. Nothing here asks the wall clock when to close a window.
+The commit checks the epoch. Memory holds the open windows and one micro-batch. Nothing here asks the wall clock when to
+close a window.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from millstream.flows.contract import Stop
 from millstream.flows.fingerprint import fingerprint
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import TopicSink, TopicSource
+from millstream.flows.source import FileSink, TopicSource
 from millstream.primitives.errors import PlanError
 
 
@@ -40,14 +41,14 @@ class LocalStream:
                 expected="a topic",
                 next_step="run() it as a batch, or append it to a topic first",
             )
-        if not isinstance(sink, TopicSink):
+        if isinstance(sink, FileSink) or not plan.is_ended:
             raise PlanError(
                 "a stream has nowhere to put its output" if sink is None else sink.text(),
                 where="write",
-                expected="a topic: its events commit together with the stream's state",
-                next_step='end the flow with .write("topic")',
+                expected="a topic or a task: events and calls commit together with the stream's state",
+                next_step='end the flow with .write("topic") or .enqueue(task)',
             )
-        if sink.topic == source.topic:
+        if sink is not None and sink.topic == source.topic:
             raise PlanError(
                 f"the flow would read what it writes to {sink.topic!r}",
                 where="write",
