@@ -74,6 +74,19 @@ def test_poison_kills_its_limit_of_workers_and_no_more(quick: Site) -> None:
     assert told.count("poison") == WORKER_DEATHS_MAX
 
 
+def test_a_kill_charges_the_task_that_ran_and_nobody_it_was_claimed_with(quick: Site) -> None:
+    # Many short tasks make the worker claim many at once; the one that kills it is in the middle of a batch.
+    before = square.enqueue_many(square.s(n) for n in range(500))
+    deadly = poison.apply_async(queue="default")
+    after = square.enqueue_many(square.s(n) for n in range(500))
+    quick.burst("--concurrency", "1")
+    assert all(one.get(0) is not None for one in before + after)
+    outcomes = [one.outcome for one in deadly.attempts()]
+    assert outcomes == [Outcome.WORKER_DIED] * WORKER_DEATHS_MAX
+    assert not any(one.attempts() for one in before + after)
+    assert [words for _, words in quick.listen_to_all()].count("poison") == WORKER_DEATHS_MAX
+
+
 def test_sigterm_finishes_the_running_task_and_releases_the_rest(quick: Site) -> None:
     first, second = gated.delay("first"), gated.delay("second")
     with quick.worker("--concurrency", "1", SHOP_TELL_AT="task.stopping") as worker:

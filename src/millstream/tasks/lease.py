@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum, auto
 
 from millstream.tasks.limits import RECOVERY_TICK_US, WORKER_DEATHS_MAX
 from millstream.tasks.states import TaskEvent
@@ -62,33 +63,70 @@ class LeaseWatch:
         return gone
 
 
+class Sighting(Enum):
+    """What is known of a task in the moment in which its worker died."""
+
+    RAN = auto()
+    """It was the one that ran."""
+    WAITED = auto()
+    """Another of the same worker ran."""
+    IDLE = auto()
+    """The worker ran nothing: the task was not started, or its end was not committed yet."""
+    UNKNOWN = auto()
+    """The worker ran several at once, or what it ran was not written down."""
+
+
+def sighting_of(seq: int, running: int | None) -> Sighting:
+    """Return what a worker that ran ``running`` (0 nothing, None not known) says of one of its tasks."""
+    if running is None:
+        return Sighting.UNKNOWN
+    if running == 0:
+        return Sighting.IDLE
+    return Sighting.RAN if running == seq else Sighting.WAITED
+
+
 @dataclass(frozen=True, slots=True)
 class Orphan:
-    """A task whose worker died. ``alone`` means that the worker held no other: this one was running."""
+    """A task whose worker died."""
 
     seq: int
     deaths: int
-    alone: bool
+    sole: bool
+    """The worker held no other."""
+    suspected: bool
+    """It is claimed alone, because a worker died with it before."""
     acks_late: bool
+    sighting: Sighting = Sighting.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
 class Fate:
-    """What becomes of an orphan: the event, and whether the death is charged to it as a failed attempt."""
+    """What becomes of an orphan.
+
+    ``charged``: the death is a failed attempt of it. ``suspected``: it is claimed alone from now on.
+    """
 
     event: TaskEvent
     charged: bool
+    suspected: bool
 
 
 def fate_of(orphan: Orphan) -> Fate:
     """Decide about one orphan.
 
-    Only a task that was held alone surely ran when its worker died, and is charged. Of a batch nobody can say which one
-    ran: none is charged, and each is run alone from then on, so that a poison task shows itself the next time.
+    The one that ran is charged, and no other. Where that is not known, only a task that was held alone is charged; of a
+    batch none is, and each is run alone from then on, so that a poison task shows itself the next time. The same holds
+    when nothing ran, so that a task whose worker dies of its result has an end too: it is charged once it is suspected.
     """
     if not orphan.acks_late:
-        return Fate(TaskEvent.ABANDON, charged=True)
-    if not orphan.alone:
-        return Fate(TaskEvent.RECOVER, charged=False)
-    poison = orphan.deaths + 1 >= WORKER_DEATHS_MAX
-    return Fate(TaskEvent.ABANDON if poison else TaskEvent.RECOVER, charged=True)
+        return Fate(TaskEvent.ABANDON, charged=True, suspected=True)
+    charged = {
+        Sighting.RAN: True,
+        Sighting.WAITED: False,
+        Sighting.IDLE: orphan.sole and orphan.suspected,
+        Sighting.UNKNOWN: orphan.sole,
+    }[orphan.sighting]
+    suspected = orphan.suspected or orphan.sighting is not Sighting.WAITED
+    poison = charged and orphan.deaths + 1 >= WORKER_DEATHS_MAX
+    event = TaskEvent.ABANDON if poison else TaskEvent.RECOVER
+    return Fate(event, charged=charged, suspected=suspected)

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
-from millstream.tasks.lease import Fate, LeaseWatch, Orphan, WorkerSight, fate_of
+from millstream.tasks.lease import (
+    Fate,
+    LeaseWatch,
+    Orphan,
+    Sighting,
+    WorkerSight,
+    fate_of,
+    sighting_of,
+)
 from millstream.tasks.limits import RECOVERY_TICK_US, WORKER_DEATHS_MAX
 from millstream.tasks.states import TaskEvent
 
@@ -49,13 +57,68 @@ def test_those_who_left_are_forgotten() -> None:
     assert not look(watch, 0, 2 * LEASE_US)
 
 
-def test_fates() -> None:
-    def fate(*, deaths: int = 0, alone: bool = True, acks_late: bool = True) -> Fate:
-        return fate_of(Orphan(seq=1, deaths=deaths, alone=alone, acks_late=acks_late))
+def orphan(
+    *,
+    deaths: int = 0,
+    sole: bool = True,
+    suspected: bool = False,
+    acks_late: bool = True,
+    sighting: Sighting = Sighting.UNKNOWN,
+) -> Orphan:
+    return Orphan(
+        seq=1,
+        deaths=deaths,
+        sole=sole,
+        suspected=suspected,
+        acks_late=acks_late,
+        sighting=sighting,
+    )
 
-    assert fate() == Fate(TaskEvent.RECOVER, charged=True)
-    assert fate(alone=False) == Fate(TaskEvent.RECOVER, charged=False)
-    assert fate(alone=False, deaths=99) == Fate(TaskEvent.RECOVER, charged=False)
-    assert fate(deaths=WORKER_DEATHS_MAX - 2) == Fate(TaskEvent.RECOVER, charged=True)
-    assert fate(deaths=WORKER_DEATHS_MAX - 1) == Fate(TaskEvent.ABANDON, charged=True)
-    assert fate(acks_late=False, alone=False) == Fate(TaskEvent.ABANDON, charged=True)
+
+def recovered(*, charged: bool, suspected: bool = True) -> Fate:
+    return Fate(TaskEvent.RECOVER, charged=charged, suspected=suspected)
+
+
+ABANDONED = Fate(TaskEvent.ABANDON, charged=True, suspected=True)
+
+
+def test_without_a_mark_only_a_task_that_was_held_alone_is_charged() -> None:
+    assert fate_of(orphan()) == recovered(charged=True)
+    assert fate_of(orphan(sole=False)) == recovered(charged=False)
+    assert fate_of(orphan(sole=False, deaths=99)) == recovered(charged=False)
+
+
+def test_the_one_that_ran_is_charged_in_any_batch() -> None:
+    assert fate_of(orphan(sole=False, sighting=Sighting.RAN)) == recovered(charged=True)
+
+
+def test_those_that_waited_behind_it_are_not_even_suspected() -> None:
+    waited = fate_of(orphan(sole=False, deaths=99, sighting=Sighting.WAITED))
+    assert waited == recovered(charged=False, suspected=False)
+    still = fate_of(orphan(suspected=True, sighting=Sighting.WAITED))
+    assert still == recovered(charged=False)
+
+
+def test_a_worker_that_dies_between_two_tasks_charges_nobody_the_first_time() -> None:
+    assert fate_of(orphan(sighting=Sighting.IDLE)) == recovered(charged=False)
+    # Its worker dies of its result, again and again: that must have an end.
+    again = orphan(suspected=True, sighting=Sighting.IDLE)
+    assert fate_of(again) == recovered(charged=True)
+
+
+def test_poison_has_an_end() -> None:
+    assert fate_of(orphan(deaths=WORKER_DEATHS_MAX - 2)) == recovered(charged=True)
+    for sighting in (Sighting.RAN, Sighting.UNKNOWN):
+        assert fate_of(orphan(deaths=WORKER_DEATHS_MAX - 1, sighting=sighting)) == ABANDONED
+
+
+def test_at_most_once_is_given_up_whatever_ran() -> None:
+    for sighting in Sighting:
+        assert fate_of(orphan(acks_late=False, sole=False, sighting=sighting)) == ABANDONED
+
+
+def test_what_a_worker_says_of_its_tasks() -> None:
+    assert sighting_of(7, None) is Sighting.UNKNOWN
+    assert sighting_of(7, 0) is Sighting.IDLE
+    assert sighting_of(7, 7) is Sighting.RAN
+    assert sighting_of(7, 8) is Sighting.WAITED

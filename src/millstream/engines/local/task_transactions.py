@@ -23,7 +23,7 @@ from millstream.engines.local.task_gates import (
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
 from millstream.store.transaction import Snapshot, Transaction
-from millstream.tasks.lease import Orphan, fate_of
+from millstream.tasks.lease import Orphan, fate_of, sighting_of
 from millstream.tasks.limits import DUE_TASKS_MAX, PRUNED_TASKS_MAX, REVOKED_TTL_US
 from millstream.tasks.message import (
     Claimed,
@@ -356,11 +356,14 @@ def _wake_returned(tx: Transaction, rows: Sequence[Row]) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Death:
-    """A worker that died: why we think so, in words for the error of its tasks."""
+    """A worker that died."""
 
     lease: int
     worker: str
     why: str
+    """Why we think so, in words for the error of its tasks."""
+    running: int | None = None
+    """Which task it ran (``seq``); 0 none, None not known."""
 
 
 def evict(tx: Transaction, death: Death) -> tuple[int, int]:
@@ -370,8 +373,15 @@ def evict(tx: Transaction, death: Death) -> tuple[int, int]:
     rows = tx.run("tasks/orphans", (death.lease,))
     returned = 0
     for row in rows:
-        seq, task_id, queue, failures, deaths, acks_late, due_us, attempts_before = row[:8]
-        orphan = Orphan(seq=seq, deaths=deaths, alone=len(rows) == 1, acks_late=bool(acks_late))
+        seq, task_id, queue, failures, deaths, acks_late, due_us, attempts_before, alone = row[:9]
+        orphan = Orphan(
+            seq=seq,
+            deaths=deaths,
+            sole=len(rows) == 1,
+            suspected=bool(alone),
+            acks_late=bool(acks_late),
+            sighting=sighting_of(seq, death.running),
+        )
         fate = fate_of(orphan)
         if fate.charged:
             number = attempts_before + failures + deaths + 1
@@ -384,10 +394,11 @@ def evict(tx: Transaction, death: Death) -> tuple[int, int]:
                 error = NodeError(task_id, "", "WorkerDied", death.why, "")
                 task_workflows.failed(tx, task_id, error, enqueue)
         else:
-            tx.run("tasks/return_orphan", (state, int(fate.charged), seq, death.lease))
+            params = (state, fate.suspected, int(fate.charged), seq, death.lease)
+            tx.run("tasks/return_orphan", params)
             tx.wake(queue_channel(queue))
             returned += 1
-    release(tx, [(row[0], keys_of(*row[8:])) for row in rows])
+    release(tx, [(row[0], keys_of(*row[9:])) for row in rows])
     reach("task.recovering")
     return returned, len(rows) - returned
 

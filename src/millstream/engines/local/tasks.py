@@ -25,6 +25,7 @@ from millstream.primitives.durability import Durability
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
+from millstream.store.runmark import RunMark, RunMarks
 from millstream.store.store import Store
 from millstream.store.transaction import Transaction
 from millstream.tasks.lease import LeaseWatch, WorkerSight
@@ -55,6 +56,7 @@ class LocalTasks:
         self._delays = TaskDelays()
         self._watch = LeaseWatch()
         self._watch_lock = threading.Lock()
+        self._marks = RunMarks(store.directory.run)
         self.control = LocalTaskControl(store)
 
     # Senders
@@ -165,7 +167,15 @@ class LocalTasks:
 
         number = self.store.write(work, durability=Durability.PROCESS)
         reach("task.joined")
+        self._sweep_marks()
         return Lease(number=number, worker=worker, queues=tuple(queues))
+
+    def mark(self, lease: Lease) -> RunMark:
+        """Make the mark that says what runs under a lease of this process. Raises StoreError."""
+        try:
+            return self._marks.make(lease.number)
+        except OSError as error:
+            raise self.store.refuse(error, self.store.directory.run) from error
 
     def ready(self, queues: Sequence[str]) -> Readiness:
         """Tell whether a claim would find something; reads only."""
@@ -252,6 +262,7 @@ class LocalTasks:
 
         self.store.write(work, durability=Durability.PROCESS)
         reach("task.left")
+        self._marks.remove(lease.number)
 
     def recover(self) -> Recovered:
         """Evict dead workers, return their tasks, remove what has expired; writes only if there is something to do."""
@@ -276,6 +287,8 @@ class LocalTasks:
 
         recovered = self.store.write(work)
         reach("task.recovered")
+        for death in deaths:
+            self._marks.remove(death.lease)
         return recovered
 
     def refused(self) -> int:
@@ -301,5 +314,16 @@ class LocalTasks:
                 why = f"no sign of life for {sight.lease_us / 1_000_000:g} s, its lease"
             else:
                 continue
-            deaths.append(rows.Death(sight.lease, names[sight.lease], why))
+            running = self._marks.running(sight.lease)
+            deaths.append(rows.Death(sight.lease, names[sight.lease], why, running))
         return deaths
+
+    def _sweep_marks(self) -> None:
+        """Remove marks whose worker was killed between giving up its lease and removing them itself."""
+        # First the files, then the rows: a mark is made after its row.
+        marked = self._marks.leases()
+        if marked:
+            with self.store.read() as snapshot:
+                held = {row[0] for row in snapshot.run("tasks/workers")}
+            for lease in marked - held:
+                self._marks.remove(lease)

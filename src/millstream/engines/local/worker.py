@@ -21,6 +21,7 @@ from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.telemetry import reach
+from millstream.store.runmark import RunMark
 from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Completion, Lease, Raised, Revocation
@@ -73,6 +74,7 @@ class Worker:
         self._waiter = engine.store.waiter(*channels)
         self._looked_s = self._clock.monotonic_s()
         self._lease: Lease | None = None
+        self._mark: RunMark | None = None
         self._left = settings.tasks_max
         self.exit: Callable[[], None] | None = None
         """Ends this process at once, for tasks that are terminated. None where the worker is not alone in its process:
@@ -95,6 +97,8 @@ class Worker:
             keeper.stop()
             self._waiter.close()
             self._runner.close()
+            if self._mark is not None:
+                self._mark.close()
         self._engine.leave(lease)
 
     @property
@@ -137,7 +141,10 @@ class Worker:
 
     def _join(self) -> Lease:
         settings = self._settings
+        if self._mark is not None:
+            self._mark.close(remove=True)
         self._lease = self._engine.join(settings.queues, lease_us=settings.lease_us)
+        self._mark = self._engine.mark(self._lease)
         return self._lease
 
     def _serve(self, lease: Lease, keeper: LeaseKeeper) -> Lease:
@@ -168,6 +175,8 @@ class Worker:
             finished = self._hand.drain()
 
     def _run_batch(self, claimed: tuple[Claimed, ...], keeper: LeaseKeeper) -> None:
+        mark = self._mark
+        assert mark is not None, "made with the lease"
         self._hand.fill(claimed)
         if len(claimed) > 1:
             keeper.attend()
@@ -177,7 +186,10 @@ class Worker:
             task = self._hand.take()
             if task is None:
                 break
-            self._hand.finish(self._executor.run(task))
+            mark.begin(task.seq)
+            completion = self._executor.run(task)
+            mark.end()
+            self._hand.finish(completion)
             run += 1
         process_us = int((self._clock.monotonic_s() - started_s) * _MICROSECONDS)
         if self._left is not None:

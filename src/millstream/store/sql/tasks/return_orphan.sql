@@ -1,2 +1,2 @@
-UPDATE tasks SET state = ?, lease = NULL, alone = 1, deaths = deaths + ?
+UPDATE tasks SET state = ?, lease = NULL, alone = ?, deaths = deaths + ?
 WHERE seq = ? AND state = 'running' AND lease = ?
