@@ -15,6 +15,7 @@ from millstream.engines.local.worker_supervisor import (
 )
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.errors import ConfigurationError
+from millstream.tasks.autoscale import PoolBounds
 from millstream.tasks.limits import CHILDREN_MAX, RESTART_FIRST_US, RESTART_LONGEST_US
 
 # Dies until as many files as told are there, then ends well.
@@ -29,7 +30,8 @@ sys.exit(0 if lives == times else 9)
 
 def supervisor(*code: str, children: int = 1) -> tuple[Supervisor, list[str]]:
     said: list[str] = []
-    return Supervisor([sys.executable, "-c", *code], children, SYSTEM_CLOCK, said.append), said
+    command = [sys.executable, "-c", *code]
+    return Supervisor(command, PoolBounds(children, children), SYSTEM_CLOCK, said.append), said
 
 
 def test_children_that_end_well_are_not_started_again() -> None:

@@ -17,11 +17,14 @@ from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.engines.local.worker_child import EXIT_RECYCLED, run_child
 from millstream.engines.local.worker_many import ManyWorker
 from millstream.engines.local.worker_pool import PoolKind
+from millstream.engines.local.worker_reports import Reporter, Sources, from_handle
+from millstream.engines.local.worker_sources import imported_sources, new_sources
 from millstream.engines.local.worker_supervisor import CHILD_REFUSED, Supervisor
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.duration import duration_us
-from millstream.primitives.errors import MillstreamError
-from millstream.tasks.limits import CONCURRENCY_MAX, LEASE_US
+from millstream.primitives.errors import ConfigurationError, MillstreamError
+from millstream.tasks.autoscale import PoolBounds
+from millstream.tasks.limits import AUTOSCALE_KEEPALIVE_US, CONCURRENCY_MAX, LEASE_US
 from millstream.tasks.options import QUEUE_DEFAULT
 
 
@@ -61,8 +64,24 @@ from millstream.tasks.options import QUEUE_DEFAULT
     metavar="N",
     help="Replace a process of the pool by a new one after so many tasks. Only with --pool process.",
 )
+@click.option(
+    "--autoscale",
+    metavar="MAX,MIN",
+    help="As many processes as tasks need, between these. Only with --pool process.",
+)
+@click.option(
+    "--autoscale-keepalive",
+    default=f"{AUTOSCALE_KEEPALIVE_US // 1_000_000}s",
+    show_default=True,
+    metavar="DURATION",
+    help="How long processes have nothing to do before there are fewer.",
+)
+@click.option(
+    "--reload", "reloads", is_flag=True, help="Replace processes when a source file changes."
+)
 @click.option("--child", is_flag=True, hidden=True)
 @click.option("--quiet", is_flag=True, hidden=True)
+@click.option("--reports", type=int, hidden=True)
 def worker(  # noqa: PLR0913 - one for each option of the command
     target: str,
     concurrency: int,
@@ -71,8 +90,12 @@ def worker(  # noqa: PLR0913 - one for each option of the command
     burst: bool,
     lease: str,
     max_tasks_per_child: int | None,
+    autoscale: str | None,
+    autoscale_keepalive: str,
+    reloads: bool,
     child: bool,
     quiet: bool,
+    reports: int | None,
 ) -> None:
     """Run the tasks of an app until stopped.
 
@@ -80,25 +103,70 @@ def worker(  # noqa: PLR0913 - one for each option of the command
     tasks go back to their queue.
     """
     kind = PoolKind(pool)
-    if max_tasks_per_child is not None and kind is not PoolKind.PROCESS:
-        raise click.UsageError("--max-tasks-per-child needs --pool process")
+    _refuse_unfit(
+        kind, max_tasks_per_child=max_tasks_per_child, autoscale=autoscale, reload=reloads
+    )
     duration_us(lease)  # Refused here once, not by each child.
     if not child and kind is not PoolKind.SOLO:
-        command = [sys.executable, "-m", "millstream", "worker", "--child", "-A", target]
+        # -B: a file that changes twice within a second must not be taken from the cache of the first change.
+        command = [sys.executable, *(["-B"] if reloads else []), "-m", "millstream", "worker"]
+        command += ["--child", "-A", target]
         command += ["--lease", lease] + (["--queues", queues] if queues is not None else [])
         command += ["--burst"] if burst else []
+        command += ["--reload"] if reloads else []
         command += ["--pool", pool, "--concurrency", str(concurrency)]
         if max_tasks_per_child is not None:
             command += ["--max-tasks-per-child", str(max_tasks_per_child)]
-        children = concurrency if kind is PoolKind.PROCESS else 1
-        sys.exit(Supervisor(command, children, SYSTEM_CLOCK, _say).run())
-    app, settings = _prepared(target, queues, burst=burst, lease=lease, quiet=quiet)
+        supervisor = Supervisor(
+            command,
+            _bounds(kind, concurrency, autoscale),
+            SYSTEM_CLOCK,
+            _say,
+            keepalive_us=duration_us(autoscale_keepalive),
+            reload=reloads,
+        )
+        sys.exit(supervisor.run())
+    reporter = None if reports is None else Reporter(from_handle(reports))
+    telling = reporter if reloads else None
+    app, settings = _prepared(
+        target, queues, burst=burst, lease=lease, quiet=quiet, reporter=telling
+    )
     with app, ScheduleDuty(app.tasks_engine.store, report=_say):
         settings = replace(settings, tasks_max=max_tasks_per_child)
         runs = _worker_of(app, settings, kind, concurrency)
-        run_child(runs, control=0 if child else None)
+        run_child(runs, control=0 if child else None, reporter=reporter)
     if isinstance(runs, Worker) and runs.is_used_up:
         sys.exit(EXIT_RECYCLED)
+
+
+def _refuse_unfit(
+    kind: PoolKind, *, max_tasks_per_child: int | None, autoscale: str | None, reload: bool
+) -> None:
+    if max_tasks_per_child is not None and kind is not PoolKind.PROCESS:
+        raise click.UsageError("--max-tasks-per-child needs --pool process")
+    if autoscale is not None and kind is not PoolKind.PROCESS:
+        raise click.UsageError(
+            "--autoscale needs --pool process; a thread or coroutine that waits costs nothing, "
+            "so --concurrency MAX does the same"
+        )
+    if reload and kind is PoolKind.SOLO:
+        raise click.UsageError("--reload needs a supervisor: any --pool but solo")
+
+
+def _bounds(kind: PoolKind, concurrency: int, autoscale: str | None) -> PoolBounds:
+    """Return how many processes there may be. Raises ConfigurationError."""
+    if kind is not PoolKind.PROCESS:
+        return PoolBounds(1, 1)
+    if autoscale is None:
+        return PoolBounds(concurrency, concurrency)
+    most, _, fewest = autoscale.partition(",")
+    try:
+        return PoolBounds(int(most), int(fewest or 1))
+    except ValueError:
+        raise ConfigurationError(
+            f"--autoscale {autoscale!r} cannot be understood",
+            expected="the most and the fewest processes, as in 10,3",
+        ) from None
 
 
 def _say(line: str) -> None:
@@ -117,9 +185,19 @@ def _worker_of(
 
 
 def _prepared(
-    target: str, queues: str | None, *, burst: bool, lease: str, quiet: bool
+    target: str,
+    queues: str | None,
+    *,
+    burst: bool,
+    lease: str,
+    quiet: bool,
+    reporter: Reporter | None,
 ) -> tuple[App, WorkerSettings]:
-    """Return the app and what its workers do; a child that cannot start says why and exits with CHILD_REFUSED."""
+    """Return the app and what its workers do; a child that cannot start says why and exits with CHILD_REFUSED.
+
+    The ``reporter`` is told which source files were imported, now and when there are more.
+    """
+    module_name = target.partition(":")[0]
     try:
         app = load_app(target)
         settings = WorkerSettings(
@@ -133,7 +211,12 @@ def _prepared(
             click.echo(f"{type(error).__name__}: {error}", err=True)
         elif not quiet:
             traceback.print_exc()  # The module of the app raised: its author needs the traceback.
+        if reporter is not None:
+            reporter.tell(Sources(imported_sources(module_name, error)))
+            reporter.close()
         sys.exit(CHILD_REFUSED)
+    if reporter is not None:
+        reporter.tell_regularly(new_sources(module_name))
     return app, settings
 
 

@@ -60,6 +60,16 @@ CHILDREN_MAX = 256
 """Processes of one ``millstream worker``."""
 CONCURRENCY_MAX = 1_000
 """Tasks that one process runs at once, in threads or as coroutines."""
+AUTOSCALE_LOOK_US = 1_000_000
+"""How often a worker that may grow looks at what waits."""
+AUTOSCALE_GROW_US = 1_000_000
+"""How long tasks wait for a free process before there are more."""
+AUTOSCALE_KEEPALIVE_US = 30_000_000
+"""How long a process has nothing to do before there are fewer, unless said."""
+RELOAD_LOOK_US = 500_000
+"""How often ``--reload`` looks at the source files."""
+RELOAD_FILES_MAX = 10_000
+"""Source files that ``--reload`` looks at."""
 RESTART_FIRST_US = 100_000
 RESTART_LONGEST_US = 30_000_000
 """A child that dies is started again after a delay that doubles from the first to the longest."""

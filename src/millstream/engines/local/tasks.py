@@ -29,7 +29,7 @@ from millstream.store.runmark import RunMark, RunMarks
 from millstream.store.store import Store
 from millstream.store.transaction import Transaction
 from millstream.tasks.lease import LeaseWatch, WorkerSight
-from millstream.tasks.limits import QUEUES_PER_WORKER_MAX
+from millstream.tasks.limits import CHILDREN_MAX, QUEUES_PER_WORKER_MAX
 from millstream.tasks.message import (
     Attempt,
     Claimed,
@@ -187,6 +187,16 @@ class LocalTasks:
         next_due_us = min(due, default=None)
         is_due = next_due_us is not None and next_due_us <= self.store.clock.now_us()
         return Readiness(now=queued or is_due, next_due_us=next_due_us)
+
+    def waiting(self, queues: Sequence[str]) -> int:
+        """Return how many tasks a free worker could take now; counts up to ``CHILDREN_MAX``, since no pool has more."""
+        params = {
+            "queues": json.dumps(list(queues)),
+            "now_us": self.store.clock.now_us(),
+            "tasks_max": CHILDREN_MAX,
+        }
+        with self.store.read() as snapshot:
+            return int(snapshot.run("tasks/count_waiting", params)[0][0])
 
     def is_idle(self, queues: Sequence[str]) -> bool:
         """Tell whether nothing is queued, running or waiting for a retry; an ETA to come is not counted."""

@@ -19,6 +19,7 @@ from millstream.engines.local.task_link import LocalAttemptLink
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
+from millstream.engines.local.worker_reports import Demand
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.telemetry import reach
 from millstream.store.runmark import RunMark
@@ -121,6 +122,13 @@ class Worker:
         if finished:
             self._engine.exchange(lease, finished, want=0)
         self._engine.leave(lease)
+
+    def demand(self) -> Demand:
+        """Return what waits in its queues, and whether it runs a task. Any thread."""
+        return Demand(
+            waiting=self._engine.waiting(self._settings.queues),
+            is_busy=self._hand.running is not None,
+        )
 
     def _end_revoked(self, revocation: Revocation) -> None:
         """End the running task with its process, if that was asked for; commit what is finished first."""

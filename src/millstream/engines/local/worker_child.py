@@ -2,6 +2,7 @@
 
     b"s", SIGTERM, SIGINT, end of the pipe    finish the running task, then end
     b"q", SIGQUIT, or any a second time       end now: what runs goes back, uncharged
+    b"d"                                      tell from now on what waits and whether a task runs
 
 The end of the pipe means that the supervisor is gone, however it died. Pipe and threads, not signals, carry the orders,
 because they also work where there are no signals.
@@ -18,10 +19,12 @@ from queue import SimpleQueue
 from types import FrameType
 from typing import Protocol
 
+from millstream.engines.local.worker_reports import Demand, Reporter
 from millstream.primitives.telemetry import reach
 
 STOP = b"s"
 QUICK = b"q"
+DEMAND = b"d"
 EXIT_ABANDONED = 3
 EXIT_TERMINATED = 4
 """What a process exits with whose task was revoked with ``terminate``; the supervisor starts another one."""
@@ -47,11 +50,17 @@ class RunsTasks(Protocol):
         """Hand back everything; the process ends next. Any thread."""
         ...
 
+    def demand(self) -> Demand:
+        """Return what waits for it and others, and whether it runs a task. Any thread."""
+        ...
 
-def run_child(worker: RunsTasks, *, control: int | None = 0) -> None:
+
+def run_child(
+    worker: RunsTasks, *, control: int | None = 0, reporter: Reporter | None = None
+) -> None:
     """Run the worker in the main thread until it is told to end; ``control`` is the descriptor of the pipe.
 
-    Without a pipe, because there is no supervisor, only signals are obeyed.
+    Without a pipe and a ``reporter``, because there is no supervisor, only signals are obeyed.
 
     Returns after a graceful end; after a quick one the process exits with ``EXIT_ABANDONED``. Raises what
     the worker raises.
@@ -70,15 +79,27 @@ def run_child(worker: RunsTasks, *, control: int | None = 0) -> None:
     if hasattr(signal, "SIGQUIT"):
         signal.signal(signal.SIGQUIT, on_quit)
     if control is not None:
-        threading.Thread(target=_listen, args=(control, orders), daemon=True).start()
+
+        def tell_demand() -> None:
+            if reporter is not None:
+                reporter.tell_regularly(worker.demand)
+
+        threading.Thread(target=_listen, args=(control, orders, tell_demand), daemon=True).start()
     threading.Thread(target=_obey, args=(worker, orders), daemon=True).start()
     worker.exit = lambda: os._exit(EXIT_TERMINATED)
-    worker.run()
+    try:
+        worker.run()
+    finally:
+        if reporter is not None:
+            reporter.close()  # Its looks need the store, which the caller closes next.
 
 
-def _listen(control: int, orders: SimpleQueue[bytes]) -> None:
+def _listen(control: int, orders: SimpleQueue[bytes], tell_demand: Callable[[], None]) -> None:
     while order := os.read(control, 1):
-        orders.put(order)
+        if order == DEMAND:
+            tell_demand()
+        else:
+            orders.put(order)
     orders.put(STOP)
 
 

@@ -20,6 +20,7 @@ from millstream.engines.local.worker import LeaseKeeper, WorkerSettings
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_pool import AsyncPool, Pool, PoolKind, ThreadPool
+from millstream.engines.local.worker_reports import Demand
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import reach
 from millstream.tasks.limits import CONCURRENCY_MAX, RECOVERY_TICK_US
@@ -109,6 +110,12 @@ class ManyWorker:
         if finished:
             self._engine.exchange(lease, finished, want=0)
         self._engine.leave(lease)
+
+    def demand(self) -> Demand:
+        """Return what waits in its queues, and whether it runs a task. Any thread."""
+        with self._lock:
+            is_busy = bool(self._running)
+        return Demand(waiting=self._engine.waiting(self._settings.queues), is_busy=is_busy)
 
     def _join(self) -> Lease:
         settings = self._settings

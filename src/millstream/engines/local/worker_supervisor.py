@@ -1,30 +1,35 @@
 """The process that starts worker processes, starts them again when they die, and ends them in order.
 
 Children are new interpreters, never forks: nothing of the supervisor's threads or locks is copied. The supervisor does
-not import the app and opens no store, so no task can harm it. A child that dies is one failed attempt of one task;
-other workers see the death within a second, and the next child at its start.
+not import the app and opens no store, so no task can harm it; what waits, and which files matter, its children tell
+(``worker_reports.py``). A child that dies is one failed attempt of one task; other workers see the death within a
+second, and the next child at its start.
 
     start ─> runs ─> exits 0 ───────────────> done (burst, or told to stop)
-               └──> dies ─> waits, doubling ─> start
+               ├──> dies ─> waits, doubling ─> start
+               └──> told to stop, so that a new one takes its place (reload), or none does (fewer are needed)
 """
 
 from __future__ import annotations
 
-import contextlib
 import signal
-import subprocess
-import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from millstream.engines.local.worker_child import EXIT_RECYCLED, QUICK, STOP
+from millstream.engines.local.worker_child import DEMAND, EXIT_RECYCLED, QUICK, STOP
+from millstream.engines.local.worker_places import Exited, Place, Told
+from millstream.engines.local.worker_reports import Demand
+from millstream.engines.local.worker_sources import SourceWatch
 from millstream.primitives.clock import Clock
 from millstream.primitives.duration import format_duration
-from millstream.primitives.errors import ConfigurationError
+from millstream.tasks.autoscale import Autoscale, PoolBounds
 from millstream.tasks.limits import (
-    CHILDREN_MAX,
+    AUTOSCALE_KEEPALIVE_US,
+    AUTOSCALE_LOOK_US,
+    RELOAD_LOOK_US,
     RESTART_FIRST_US,
     RESTART_FORGIVEN_US,
     RESTART_LONGEST_US,
@@ -44,43 +49,33 @@ def restart_delay_us(deaths: int) -> int:
 
 
 @dataclass(slots=True)
-class _Place:
-    """One of the N places for a child."""
-
-    number: int
-    process: subprocess.Popen[bytes] | None = None
-    started_s: float = 0.0
-    deaths: int = 0
-    start_at_s: float | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Exited:
-    place: _Place
-    code: int
-
-
-@dataclass(slots=True)
 class Supervisor:
-    """Keeps ``children`` processes of ``command`` running. Use ``run`` from the main thread."""
+    """Keeps processes of ``command`` running, as many as ``bounds`` say. Use ``run`` from the main thread."""
 
     command: Sequence[str]
-    children: int
+    bounds: PoolBounds
     clock: Clock
     report: Callable[[str], None]
-    _events: SimpleQueue[_Exited | bytes] = field(default_factory=SimpleQueue)
-    _places: list[_Place] = field(default_factory=list)
+    keepalive_us: int = AUTOSCALE_KEEPALIVE_US
+    reload: bool = False
+    """Replace the processes when their source files change, and wait for a change when the app cannot be loaded."""
+    _events: SimpleQueue[Exited | Told | bytes] = field(default_factory=SimpleQueue)
+    _places: list[Place] = field(default_factory=list)
+    _sources: SourceWatch = field(default_factory=SourceWatch)
+    _autoscale: Autoscale = field(init=False)
+    _waiting: int = 0
+    _numbers: int = 0
     _stops: int = 0
+    _is_ending: bool = False
+    _has_spoken: bool = False
+    _looked_s: float = 0.0
+    _code: int = 0
 
     def run(self) -> int:
         """Run until all children have ended, or SIGTERM or SIGINT came; return the exit code.
 
         The first signal lets every child finish its task; the second, or SIGQUIT, ends them at once.
         """
-        if not 1 <= self.children <= CHILDREN_MAX:
-            raise ConfigurationError(
-                f"{self.children} worker processes", expected=f"1 to {CHILDREN_MAX}"
-            )
         signals = [signal.SIGTERM, signal.SIGINT]
         if hasattr(signal, "SIGQUIT"):
             signals.append(signal.SIGQUIT)
@@ -92,84 +87,166 @@ class Supervisor:
                 signal.signal(number, handler)
 
     def _keep_running(self) -> int:
-        self._places = [_Place(number + 1) for number in range(self.children)]
-        for place in self._places:
-            self._start(place)
-        code = 0
-        while self._is_needed():
+        self._autoscale = Autoscale(self.keepalive_us)
+        self._looked_s = self.clock.monotonic_s()
+        self._grow(self.bounds.fewest)
+        while any(place.is_needed for place in self._places):
             event = self._next_event()
-            if isinstance(event, _Exited):
-                code = max(code, self._on_exit(event))
-            self._start_due()
-        return code
+            if isinstance(event, Exited):
+                self._on_exit(event)
+            elif isinstance(event, Told):
+                self._on_told(event)
+            elif event is not None:
+                self._tell_to_stop(event)
+            if not self._stops:
+                self._look()
+                self._start_due()
+        return self._code
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         self._events.put(QUICK if number == getattr(signal, "SIGQUIT", None) else STOP)
 
-    def _is_needed(self) -> bool:
-        return any(p.process is not None or p.start_at_s is not None for p in self._places)
-
-    def _start(self, place: _Place) -> None:
-        place.start_at_s = None
-        place.started_s = self.clock.monotonic_s()
-        # All children of the first start find the same faults of the app: one tells of them.
-        quiet = ["--quiet"] if place.number > 1 and not place.deaths else []
-        # A session of its own: Ctrl-C in the terminal reaches the supervisor alone, which then tells the children.
-        place.process = subprocess.Popen(
-            [*self.command, *quiet], stdin=subprocess.PIPE, start_new_session=True
-        )
-        threading.Thread(target=self._await_exit, args=(place, place.process), daemon=True).start()
-
-    def _await_exit(self, place: _Place, process: subprocess.Popen[bytes]) -> None:
-        self._events.put(_Exited(place, process.wait()))
-
-    def _next_event(self) -> _Exited | bytes | None:
-        starts = [p.start_at_s for p in self._places if p.start_at_s is not None]
-        timeout_s = max(0.0, min(starts) - self.clock.monotonic_s()) if starts else None
+    def _next_event(self) -> Exited | Told | bytes | None:
+        wakes = [place.start_at_s for place in self._places if place.start_at_s is not None]
+        if not self._stops and self._looks_every_s is not None:
+            wakes.append(self._looked_s + self._looks_every_s)
+        timeout_s = max(0.0, min(wakes) - self.clock.monotonic_s()) if wakes else None
         try:
-            event = self._events.get(timeout=timeout_s)
+            return self._events.get(timeout=timeout_s)
         except Empty:
             return None
-        if isinstance(event, bytes):
-            self._tell_to_stop(event)
-        return event
+
+    # Starting and ending
+
+    def _start(self, place: Place) -> None:
+        # All children find the same faults of the app: one tells of them, and whoever starts again after a death.
+        quiet = ["--quiet"] if self._has_spoken and not place.deaths else []
+        self._has_spoken = True
+        place.start([*self.command, *quiet], self.clock, self._events.put)
+        if not self.bounds.is_fixed:
+            place.order(DEMAND)
+
+    def _start_due(self) -> None:
+        now_s = self.clock.monotonic_s()
+        for place in self._places:
+            if place.start_at_s is not None and place.start_at_s <= now_s:
+                self._start(place)
 
     def _tell_to_stop(self, asked: bytes) -> None:
         self._stops += 1
         order = asked if self._stops == 1 else QUICK
         for place in self._places:
             place.start_at_s = None
-            if place.process is not None and place.process.stdin is not None:
-                with contextlib.suppress(BrokenPipeError):  # It has ended already.
-                    place.process.stdin.write(order)
-                    place.process.stdin.flush()
+            place.is_refused = False
+            # A second STOP would be a quick one: a process that was told so already is left alone.
+            if order == QUICK or not (place.is_leaving or place.is_renewing):
+                place.order(order)
         self.report("stopping: tasks that run are finished" if order == STOP else "stopping now")
 
-    def _on_exit(self, event: _Exited) -> int:
-        place = event.place
-        if place.process is not None and place.process.stdin is not None:
-            with contextlib.suppress(BrokenPipeError):
-                place.process.stdin.close()
-        place.process = None
-        lived_us = (self.clock.monotonic_s() - place.started_s) * _MICROSECONDS
-        if event.code == 0 or self._stops:
-            return 0
-        if event.code == EXIT_RECYCLED:
+    def _on_exit(self, event: Exited) -> None:
+        place, code = event.place, event.code
+        place.vacate()
+        if self._stops or place.is_leaving:
+            self._places.remove(place)
+        elif place.is_renewing or code == EXIT_RECYCLED:
             place.start_at_s = self.clock.monotonic_s()
-            return 0
-        if event.code == CHILD_REFUSED and place.deaths == 0:
-            return EXIT_REFUSED  # It has said why; starting it again would only repeat that.
+        elif code == 0:
+            self._is_ending = (
+                True  # A burst has come to its end: no other process is started for it.
+            )
+        elif code == CHILD_REFUSED and self.reload:
+            place.is_refused = True
+        elif code == CHILD_REFUSED and place.deaths == 0:
+            self._code = EXIT_REFUSED  # It has said why; starting it again would only repeat that.
+            self._is_ending = True
+        else:
+            self._start_again_later(place, code)
+
+    def _start_again_later(self, place: Place, code: int) -> None:
+        lived_us = (self.clock.monotonic_s() - place.started_s) * _MICROSECONDS
         place.deaths = 1 if lived_us >= RESTART_FORGIVEN_US else place.deaths + 1
         delay_us = restart_delay_us(place.deaths)
         place.start_at_s = self.clock.monotonic_s() + delay_us / _MICROSECONDS
-        how = f"signal {-event.code}" if event.code < 0 else f"exit code {event.code}"
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
         self.report(
             f"worker {place.number} died ({how}); starts again in {format_duration(delay_us)}"
         )
-        return 0
 
-    def _start_due(self) -> None:
-        now_s = self.clock.monotonic_s()
+    # What children tell
+
+    def _on_told(self, event: Told) -> None:
+        place, report = event.place, event.report
+        if isinstance(report, Demand):
+            place.is_busy = report.is_busy and place.process is not None
+            self._waiting = report.waiting
+        elif not place.is_renewing:
+            self._sources.learn(report.files, started_ns=place.started_ns)
+
+    # Looking, when there is something to look at
+
+    @property
+    def _looks_every_s(self) -> float | None:
+        if self.reload:
+            return RELOAD_LOOK_US / _MICROSECONDS
+        return None if self.bounds.is_fixed else AUTOSCALE_LOOK_US / _MICROSECONDS
+
+    def _look(self) -> None:
+        every_s, now_s = self._looks_every_s, self.clock.monotonic_s()
+        if every_s is None or now_s < self._looked_s + every_s:
+            return
+        self._looked_s = now_s
+        if self.reload:
+            changed = self._sources.changed()
+            if changed:
+                self._renew(changed)
+        if not (self.bounds.is_fixed or self._is_ending):
+            self._scale()
+
+    def _renew(self, changed: Sequence[str]) -> None:
+        """Replace every process once it has finished its task."""
+        names = ", ".join(sorted(Path(path).name for path in changed)[:3])
+        self.report(f"reloading: {names} changed")
+        self._has_spoken = False
         for place in self._places:
-            if place.start_at_s is not None and place.start_at_s <= now_s and not self._stops:
-                self._start(place)
+            if place.process is None:
+                place.start_at_s, place.deaths = self.clock.monotonic_s(), 0
+                place.is_refused = False
+            elif not (place.is_leaving or place.is_renewing):
+                place.is_renewing = True
+                place.order(STOP)
+
+    def _scale(self) -> None:
+        staying = [place for place in self._places if not place.is_leaving]
+        need = self._waiting + sum(place.is_busy for place in staying)
+        target = self._autoscale.target(
+            need,
+            len(staying),
+            self.bounds,
+            monotonic_us=int(self.clock.monotonic_s() * _MICROSECONDS),
+        )
+        if target != len(staying):
+            self.report(f"{target} worker processes, before {len(staying)}")
+            self._resize(target)
+
+    def _resize(self, target: int) -> None:
+        staying = [place for place in self._places if not place.is_leaving]
+        self._grow(target - len(staying))
+        # Those that have nothing to do go first, and of these the youngest.
+        staying.sort(key=lambda place: (place.process is not None, place.is_busy, -place.number))
+        for place in staying[: max(0, len(staying) - target)]:
+            self._dismiss(place)
+
+    def _grow(self, count: int) -> None:
+        for _ in range(count):
+            self._numbers += 1
+            place = Place(self._numbers)
+            self._places.append(place)
+            self._start(place)
+
+    def _dismiss(self, place: Place) -> None:
+        if place.process is None:
+            self._places.remove(place)
+            return
+        if not place.is_renewing:
+            place.order(STOP)
+        place.is_leaving = True
