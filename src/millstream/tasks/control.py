@@ -26,6 +26,10 @@ class TaskControl(Protocol):
         """Delete a task that has ended, with its result and errors; False when there is none such."""
         ...
 
+    def arguments(self, task_id: str) -> bytes | None:
+        """Return the stored arguments of a call; None when there is no task of that id (any more)."""
+        ...
+
     def progress(self, task_id: str) -> Progress | None:
         """Return what a running task last told; None when it told nothing, or has ended."""
         ...

@@ -30,6 +30,7 @@ class TaskRegistry:
         self._engine = engine
         self._substitute: TaskEngine | None = None
         self._tasks: dict[str, AnyTask[..., Any]] = {}
+        self._load: Callable[[str], None] | None = None
 
     @overload
     def task(  # type: ignore[overload-overlap]  # A coroutine function is also a function.
@@ -95,6 +96,8 @@ class TaskRegistry:
 
     def get(self, name: str) -> AnyTask[..., Any]:
         """Return the task of that name. Raises UnknownTask."""
+        if name not in self._tasks and self._load is not None:
+            self._load(name)
         try:
             return self._tasks[name]
         except KeyError:
@@ -106,7 +109,14 @@ class TaskRegistry:
 
     def find(self, name: str) -> AnyTask[..., Any] | None:
         """Return the task of that name, or None."""
-        return self._tasks.get(name)
+        try:
+            return self.get(name)
+        except UnknownTask:
+            return None
+
+    def load_by(self, loader: Callable[[str], None]) -> None:
+        """Let ``loader`` declare tasks when they are first asked for, by name; it raises UnknownTask if it cannot."""
+        self._load = loader
 
     def names(self) -> list[str]:
         """Return the names of all tasks, sorted."""
@@ -162,7 +172,7 @@ class TaskRegistry:
         """Return the handle of a call by its id alone; results of unknown tasks are plain data."""
         engine = self._current()
         status = engine.status(task_id)
-        task = self._tasks.get(status.name) if status is not None else None
+        task = self.find(status.name) if status is not None else None
         return AsyncResult(task_id, engine=engine, decode=task.decode if task else decode_plain)
 
     def add(

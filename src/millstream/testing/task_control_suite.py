@@ -266,6 +266,17 @@ class TaskControlSuite:
         assert not engine.control.resume("default")
         assert ids(claim(engine, lease)) == ["a"]
 
+    def test_the_arguments_of_a_call_are_kept_as_long_as_it(self, harness: TaskHarness) -> None:
+        """Whatever its state."""
+        engine = harness.engine
+        call = message("a")
+        engine.enqueue([call])
+        lease = joined(harness)
+        finish(engine, lease, [succeeded(one) for one in claim(engine, lease)])
+        assert engine.control.arguments("a") == call.arguments
+        assert engine.control.forget("a")
+        assert engine.control.arguments("a") is None
+
     def test_progress_is_told_while_the_task_is_held(self, harness: TaskHarness) -> None:
         """And by its holder alone."""
         engine = harness.engine

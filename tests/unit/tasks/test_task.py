@@ -277,3 +277,20 @@ def test_a_script_is_named_by_its_file(monkeypatch: pytest.MonkeyPatch) -> None:
     spec = SimpleNamespace(name="shop.__main__")
     monkeypatch.setattr(task_module.sys, "modules", {"__main__": SimpleNamespace(__spec__=spec)})
     assert task_name(noop) == "shop.noop"
+
+
+def test_a_loader_declares_what_is_asked_for(tasks: TaskRegistry) -> None:
+    asked: list[str] = []
+
+    def load(name: str) -> None:
+        asked.append(name)
+        if name != "late":
+            raise UnknownTask(f"nobody knows {name}")
+        tasks.task(name="late")(lambda: None)
+
+    tasks.load_by(load)
+    assert tasks.find("late") is tasks.get("late")
+    assert tasks.find("never") is None
+    with pytest.raises(UnknownTask, match="nobody knows never"):
+        tasks.get("never")
+    assert asked == ["late", "never", "never"], "what is declared is not loaded again"

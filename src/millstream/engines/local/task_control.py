@@ -52,6 +52,12 @@ class LocalTaskControl:
         """Delete a task that has ended."""
         return bool(self._store.write(lambda tx: tx.run("tasks/forget", (task_id,))))
 
+    def arguments(self, task_id: str) -> bytes | None:
+        """Return the stored arguments of a call."""
+        with self._store.read() as snapshot:
+            found = snapshot.run("tasks/arguments", (task_id,))
+        return found[0][0] if found else None
+
     def progress(self, task_id: str) -> Progress | None:
         """Return what a running task last told."""
         with self._store.read() as snapshot:

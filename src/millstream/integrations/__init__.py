@@ -1,0 +1,1 @@
+"""millstream in the words of other frameworks. A folder imports its framework; nothing imports the folder."""

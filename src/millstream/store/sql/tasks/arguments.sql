@@ -1,0 +1,1 @@
+SELECT arguments FROM tasks WHERE id = ?

@@ -1,0 +1,1 @@
+"""A Django project as startproject lays it out: manage.py beside the package of the site."""
