@@ -34,7 +34,8 @@ from millstream.primitives.durability import Durability
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import Timestamp
-from millstream.tasks.bound import BoundTask
+from millstream.tasks.batch import Batch
+from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.retry import Backoff
 from millstream.tasks.schedule_times import cron, every
@@ -52,6 +53,8 @@ __all__ = [
     "Appended",
     "AsyncResult",
     "Backoff",
+    "Batch",
+    "BoundBatch",
     "BoundTask",
     "Durability",
     "EventBatch",

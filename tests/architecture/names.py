@@ -6,6 +6,8 @@ EXPORTED = [
     "Appended",
     "AsyncResult",
     "Backoff",
+    "Batch",
+    "BoundBatch",
     "BoundTask",
     "Durability",
     "EventBatch",

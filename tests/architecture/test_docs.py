@@ -164,6 +164,9 @@ def test_the_examples_of_a_page_run(path: Path, tmp_path: Path, monkeypatch: pyt
     page = ModuleType("page_" + re.sub(r"\W", "_", name(path)))
     monkeypatch.setitem(sys.modules, page.__name__, page)
     monkeypatch.chdir(tmp_path)
+    # A page may import modules that it wrote; the next one has a directory of its own, and the same "." for it.
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    sys.path_importer_cache.pop(".", None)
     for block in runnable(path):
         # Empty lines before the block make a traceback point to the line of the page.
         code = compile("\n" * (block.line - 1) + block.text, str(path), "exec", dont_inherit=True)

@@ -10,6 +10,7 @@ import pytest
 from millstream.engines.local.tasks import LocalTasks
 from millstream.store import Store
 from millstream.testing.clock import VirtualClock
+from millstream.testing.task_batches_suite import TaskBatchesSuite
 from millstream.testing.task_control_suite import (
     TaskControlSuite,
     TaskExpirySuite,
@@ -34,6 +35,7 @@ class TestLocal(
     TaskExpirySuite,
     TaskControlSuite,
     TaskGatesSuite,
+    TaskBatchesSuite,
 ):
     @pytest.fixture(params=["disk", "process"])
     def harness(self, request: pytest.FixtureRequest, store_path: Path) -> Iterator[Harness]:

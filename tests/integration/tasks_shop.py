@@ -103,3 +103,20 @@ async def dream() -> None:
 @app.task
 def unstorable() -> object:
     return object()
+
+
+@app.task(batch=ms.Batch(max=5, wait="20ms"))
+def gather(names: list[str]) -> list[str | Exception]:
+    tell(f"gather {' '.join(names)}")
+    if "poison" in names:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return [KeyError(name) if name == "odd" else f"{name} of {len(names)}" for name in names]
+
+
+@app.task(batch=ms.Batch(max=3, wait="1h"))
+def gated_batch(names: list[str]) -> list[int]:
+    tell(f"batch {' '.join(names)}")
+    gate = os.open(os.environ["SHOP_GATE"], os.O_RDONLY)
+    os.read(gate, 1)
+    os.close(gate)
+    return [os.getpid()] * len(names)

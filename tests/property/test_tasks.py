@@ -15,10 +15,12 @@ from millstream.engines.local.tasks import LocalTasks
 from millstream.store import Store
 from millstream.store.catalog import connect
 from millstream.tasks.arguments import Arguments
+from millstream.tasks.batch import Batch
 from millstream.tasks.gates import Limit
 from millstream.tasks.limits import RECOVERY_TICK_US, WORKER_DEATHS_MAX
 from millstream.tasks.message import Claimed, Lease, Raised, Succeeded, TaskMessage
 from millstream.tasks.retry import Backoff
+from millstream.tasks.shape import shape_of
 from millstream.tasks.states import TaskState
 from millstream.testing.clock import VirtualClock
 from tests.tasks_kit import guard_transitions, us
@@ -27,10 +29,11 @@ LEASE_US = 3 * RECOVERY_TICK_US
 TTL_US = 10**15
 LIMIT = Limit("limit:t", 2, None)
 BOTH = {"lock_key": "lock:x", "limit": LIMIT}
+BATCH = Batch(max=3, wait="2s")
 
 
 class Walk(RuleBasedStateMachine):
-    """Two workers, three kinds of tasks, a clock, and a catalog that refuses what the table does not have."""
+    """Two workers, four kinds of tasks, a clock, and a catalog that refuses what the table does not have."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,6 +55,7 @@ class Walk(RuleBasedStateMachine):
         self._folder.cleanup()
 
     @rule(
+        name=st.sampled_from(["t", "t", "batch"]),
         priority=st.integers(0, 9),
         wait_s=st.sampled_from([None, 0, 1, 5]),
         acks_late=st.sampled_from([True, True, False]),
@@ -60,6 +64,7 @@ class Walk(RuleBasedStateMachine):
     )
     def send(
         self,
+        name: str,
         priority: int,
         wait_s: int | None,
         acks_late: bool,
@@ -72,7 +77,7 @@ class Walk(RuleBasedStateMachine):
             [
                 TaskMessage(
                     id=str(self._sent),
-                    name="t",
+                    name=name,
                     queue="default",
                     priority=priority,
                     arguments=b"\x80",
@@ -88,7 +93,7 @@ class Walk(RuleBasedStateMachine):
     @precondition(lambda self: len(self._leases) < 2)
     @rule()
     def join(self) -> None:
-        lease = self._engine.join(["default"], lease_us=LEASE_US)
+        lease = self._engine.join(["default"], lease_us=LEASE_US, batches={"batch": BATCH})
         self._leases.append(lease)
         self._held[lease.number] = []
 
@@ -96,7 +101,28 @@ class Walk(RuleBasedStateMachine):
     @rule(which=st.integers(0, 1), want=st.integers(1, 4))
     def claim(self, which: int, want: int) -> None:
         lease = self._leases[which % len(self._leases)]
-        self._held[lease.number] += self._engine.exchange(lease, (), want=want).claimed
+        exchange = self._engine.exchange(lease, (), want=want)
+        claimed = exchange.claimed
+        self._held[lease.number] += claimed
+        assert len({task.batch for task in claimed}) <= 1
+        if claimed and claimed[0].batch:
+            assert {task.name for task in claimed} == {"batch"}
+            assert len(claimed) <= BATCH.max
+        else:
+            assert len(claimed) <= want
+            assert all(task.alone for task in claimed if task.name == "batch")
+        if not claimed and not exchange.evicted:
+            self._nobody_waits_for_a_batch_in_vain()
+
+    def _nobody_waits_for_a_batch_in_vain(self) -> None:
+        waiting = list(
+            self._catalog.execute(
+                "SELECT due_us FROM tasks WHERE name = 'batch' AND (state = 'queued' OR gate LIKE 'batch:%')"
+            )
+        )
+        assert len(waiting) < BATCH.max
+        now_us = self._clock.now_us()
+        assert not any(BATCH.has_waited(due_us, now_us) for (due_us,) in waiting)
 
     @precondition(lambda self: any(self._held.values()))
     @rule(
@@ -210,7 +236,7 @@ def test_plain_values_come_back_as_they_were_sent(
 ) -> None:
     def task(first: object, *rest: object, **more: object) -> None: ...
 
-    arguments = Arguments(task, task="t")
+    arguments = Arguments(shape_of(task, task="t"))
     assert arguments.decode(arguments.encode((first, *rest), more)) == ([first, *rest], more)
 
 

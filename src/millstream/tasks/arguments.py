@@ -10,8 +10,7 @@ from __future__ import annotations
 import inspect
 import pathlib
 import types
-import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Union
 
@@ -20,6 +19,7 @@ import msgspec.inspect
 
 from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
 from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX
+from millstream.tasks.shape import Shape, shape_of
 
 _STORABLE = "numbers, text, bytes, datetimes, paths, lists, dicts, dataclasses or msgspec structs"
 _UNSTORABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
@@ -67,14 +67,10 @@ class Parameter:
 class Arguments:
     """The parameters of one function: binds calls, stores them, reads them back. Immutable, any thread."""
 
-    def __init__(self, function: Callable[..., object], *, task: str, bind: bool = False) -> None:
-        """Read signature and annotations; with ``bind`` the first parameter is none of the task's.
-
-        Raises ConfigurationError when they cannot be resolved.
-        """
-        self.task = task
-        self._signature = _without_self(inspect.signature(function), task, bind=bind)
-        hints = _hints(function, task)
+    def __init__(self, shape: Shape) -> None:
+        """Prepare to store calls of that shape. Raises ConfigurationError for types that cannot be stored."""
+        self.task = shape.task
+        self._signature = shape.signature
         self.parameters = tuple(
             Parameter(p.name, p.kind, p.default is p.empty and not _is_variadic(p.kind))
             for p in self._signature.parameters.values()
@@ -82,7 +78,7 @@ class Arguments:
         self._plain = all(
             p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in self.parameters
         )
-        self._struct = _struct_of(self.parameters, hints, task)
+        self._struct = _struct_of(self.parameters, shape.hints, shape.task)
         self._decoder = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain)
 
     def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
@@ -202,7 +198,7 @@ class AnyArguments(Arguments):
 
     def __init__(self, task: str) -> None:
         """Take any arguments."""
-        super().__init__(_anything, task=task)
+        super().__init__(shape_of(_anything, task=task))
 
     def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Return the stored form of a call that the worker will check. Raises TaskArgumentError."""
@@ -230,12 +226,11 @@ def _read_by_position(data: bytes, task: str) -> tuple[list[Any], dict[str, Any]
 class Returned:
     """The result of one function: stored, read back by its annotation. Immutable, any thread."""
 
-    def __init__(self, function: Callable[..., object], *, task: str) -> None:
-        """Read the return annotation. Raises ConfigurationError when it cannot be resolved."""
-        self.task = task
-        kind = _hints(function, task).get("return", Any)
-        self._kind = kind
-        self._decoder = msgspec.msgpack.Decoder(kind, dec_hook=from_plain)
+    def __init__(self, shape: Shape) -> None:
+        """Prepare to store results of that shape."""
+        self.task = shape.task
+        self._kind = shape.returns
+        self._decoder = msgspec.msgpack.Decoder(shape.returns, dec_hook=from_plain)
 
     def encode(self, value: object) -> bytes:
         """Return the stored form. Raises PayloadError when it cannot be stored, or is not what the task promises."""
@@ -279,38 +274,12 @@ def decode_plain(data: bytes) -> Any:  # noqa: ANN401 - there is no annotation t
         raise PayloadError(f"a stored result cannot be read: {error}") from error
 
 
-def _without_self(signature: inspect.Signature, task: str, *, bind: bool) -> inspect.Signature:
-    if not bind:
-        return signature
-    first, *others = signature.parameters.values() or (None,)
-    if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
-        raise ConfigurationError(
-            "a task with bind=True has no first parameter",
-            where=f"task {task!r}",
-            expected="def task(self, …)",
-            next_step="add it, or leave bind=True out",
-        )
-    return signature.replace(parameters=others)
-
-
 def _is_variadic(kind: inspect._ParameterKind) -> bool:
     return kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 
 def _name_of(kind: Any) -> str:  # noqa: ANN401 - types are values here
     return getattr(kind, "__name__", None) or str(kind)
-
-
-def _hints(function: Callable[..., object], task: str) -> dict[str, Any]:
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError) as error:
-        raise ConfigurationError(
-            f"the annotations of the task cannot be resolved: {error}",
-            where=f"task {task!r}",
-            expected="types that are importable when the task is first used",
-            next_step="import the type outside `if TYPE_CHECKING`",
-        ) from error
 
 
 def _struct_of(

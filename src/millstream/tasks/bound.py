@@ -102,17 +102,21 @@ class BoundTask:
         eta: datetime | None = None,
         max_retries: int | None = None,
         throw: bool = True,
-    ) -> Retry:
+    ) -> Exception:
         """End this attempt and ask for another one: ``raise self.retry(countdown=30, exc=error)``.
 
         The delay is ``countdown`` (seconds or timedelta), or until ``eta``, or by the task's backoff. ``exc`` is what
         the attempt is recorded with. Raises ``Retry``, or returns it with ``throw=False``. When no retry is left it
-        raises ``exc``, or MaxRetriesExceeded, and the task fails. Called directly it raises ``exc`` too.
+        raises ``exc``, or MaxRetriesExceeded, and the task fails. Called directly it raises ``exc`` too. In a batch
+        ``throw=False`` raises neither: put what it returns among the values.
         """
         bound = self.max_retries if max_retries is None else max_retries
         if self._claimed is None or self.request.retries >= min(bound, RETRIES_MAX):
             self.exhausted = True
-            self._give_up(exc, bound)
+            error = self._none_left(exc, bound)
+            if throw or self.task.options.batch is None or not isinstance(error, Exception):
+                raise error
+            return error
         request = Retry(f"attempt {self.request.attempt} of task {self.name!r} asks for another")
         request.delay_us = self._delay_us(countdown, eta)
         request.cause = exc
@@ -127,11 +131,12 @@ class BoundTask:
         this task. The end of this task and the begin of the other are one commit. Raises Replaced; called directly it
         raises ConfigurationError, for there is no worker.
         """
-        if self._claimed is None:
+        if self._claimed is None or self.task.options.batch is not None:
+            how = "was called directly" if self._claimed is None else "is a batch"
             raise ConfigurationError(
-                f"task {self.name!r} was called directly and cannot be replaced",
-                expected="a worker that runs it",
-                next_step="send it with `delay`",
+                f"task {self.name!r} {how} and cannot be replaced",
+                expected="a worker that runs it alone",
+                next_step="send it with `delay`, or send other tasks from a batch",
             )
         request = Replaced(f"task {self.name!r} is replaced", where=f"task id {self.request.id}")
         # A workflow is made of tasks, and a task of this module.
@@ -193,16 +198,33 @@ class BoundTask:
             return None
         return max(0, datetime_us(eta) - self._link.now_us())
 
-    def _give_up(self, exc: BaseException | None, bound: int) -> NoReturn:
+    def _none_left(self, exc: BaseException | None, bound: int) -> BaseException:
         if exc is not None:
-            raise exc
-        raise MaxRetriesExceeded(
+            return exc
+        return MaxRetriesExceeded(
             f"task {self.name!r} cannot be retried: "
             + ("it was called directly" if self._claimed is None else f"all {bound} are used"),
             where=f"task id {self.request.id}",
             expected="fewer failures",
             next_step="raise `max_retries`, or pass the error as `exc=`",
         )
+
+
+class BoundBatch:
+    """The first argument of a ``bind=True`` batch: ``self.calls[n]`` is the attempt of the call that gave item ``n``.
+
+    Put ``self.calls[n].retry(throw=False)`` among the values to try one call again. Any thread of its process.
+    """
+
+    def __init__(self, task: AnyTask[..., Any], calls: Sequence[BoundTask]) -> None:
+        """Made for each run of the function."""
+        self.task = task
+        self.calls = calls
+
+    @property
+    def name(self) -> str:
+        """The name of the task."""
+        return self.task.name
 
 
 def bound_for(

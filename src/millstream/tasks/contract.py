@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Protocol
 
+from millstream.tasks.batch import Batch
 from millstream.tasks.control import TaskControl
 from millstream.tasks.message import (
     Attempt,
@@ -76,8 +77,10 @@ class TaskEngine(Protocol):
 class TaskDelivery(Protocol):
     """Hands tasks to workers, so that none is lost when a worker dies and none is finished by two."""
 
-    def join(self, queues: Sequence[str], *, lease_us: int) -> Lease:
-        """Register a worker of this process."""
+    def join(
+        self, queues: Sequence[str], *, lease_us: int, batches: Mapping[str, Batch] | None = None
+    ) -> Lease:
+        """Register a worker of this process; it takes many calls at once of the tasks in ``batches``."""
         ...
 
     def ready(self, queues: Sequence[str]) -> Readiness:
@@ -88,7 +91,9 @@ class TaskDelivery(Protocol):
         """Store completions and claim up to ``want`` tasks, in one commit.
 
         A completion takes effect only while its task is held under this lease, in this attempt; others are refused and
-        counted. A task that must run alone is claimed alone. Returns when the completions are durable.
+        counted. A task that must run alone is claimed alone. A batch is claimed without other tasks, once it is full or
+        its oldest call has waited for long enough; whatever its size it counts as one of ``want``. Returns when the
+        completions are durable.
         """
         ...
 

@@ -39,6 +39,13 @@ OUTBOX_KEY_TTL_US = 604_800_000_000
 PROGRESS_BYTES_MAX = 64 * 1024
 """The stored ``meta`` of one progress report."""
 
+BATCH_CALLS_MAX = 1_000
+"""Calls that one run of a batch takes."""
+BATCH_WAIT_US_MAX = 3_600_000_000
+"""How long a call may wait for others of its batch."""
+BATCH_SEARCHED_TASKS_MAX = 1_000
+"""How deep into a queue a claim looks for calls of a batch, behind those of other tasks."""
+
 CLAIM_TASKS_MAX = 256
 """Tasks that a worker holds at once."""
 CLAIM_GOAL_US = 50_000

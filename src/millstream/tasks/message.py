@@ -6,13 +6,17 @@ Those of which there is one a task are msgspec structs: a frozen one is made in 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from millstream.tasks.gates import Limit
 from millstream.tasks.states import TaskState
+
+if TYPE_CHECKING:
+    from millstream.tasks.batch import Batch
 
 
 class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -163,6 +167,12 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     """The lock and the limit that it holds while it runs."""
     alone: bool = False
     """A worker died while it held this task with others, or it may run once only: nothing else is held beside it."""
+    batch: int = 0
+    """Calls next to each other with the same number are one batch; 0 is none."""
+
+
+Work = tuple[Claimed, ...]
+"""What one call of a function takes: one task, or the tasks of a batch."""
 
 
 class Succeeded(msgspec.Struct, frozen=True, gc=False):
@@ -199,6 +209,8 @@ class Lease:
     number: int
     worker: str
     queues: tuple[str, ...]
+    batches: Mapping[str, Batch] = field(default_factory=dict)
+    """The tasks of which this worker takes many calls at once."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import TypedDict
 
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import ConfigurationError
+from millstream.tasks.batch import Batch
 from millstream.tasks.gates import limit_of
 from millstream.tasks.limits import NAME_LENGTH_MAX, RETRIES_MAX
 from millstream.tasks.retry import (
@@ -72,6 +73,7 @@ class TaskOptions:
     concurrency: int | None = None
     rate_limit: str | float | None = None
     schedule: Times | None = None
+    batch: Batch | None = None
 
     def __post_init__(self) -> None:
         """Check what is not checked by its type."""
@@ -83,9 +85,26 @@ class TaskOptions:
                 "a result cannot be kept for less than no time",
                 expected="a duration such as '1d', or '0s' to keep no results",
             )
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        if self.batch is None:
+            return
+        for option, used in (
+            ("lock", bool(self.lock)),
+            ("concurrency", self.concurrency is not None),
+            ("rate_limit", self.rate_limit is not None),
+            ("acks_late=False", not self.acks_late),
+        ):
+            if used:
+                raise ConfigurationError(
+                    f"a batch cannot have {option}",
+                    expected="a task with either of them",
+                    next_step="give it a queue of its own, and as many workers there as may run at once",
+                )
 
 
-def options_of(keywords: TaskKeywords) -> TaskOptions:
+def options_of(keywords: TaskKeywords, *, batch: Batch | None = None) -> TaskOptions:
     """Return the options that the keywords mean. Raises ConfigurationError."""
     ttl_us = duration_us(keywords.get("result_ttl", "1d"))
     return TaskOptions(
@@ -100,6 +119,7 @@ def options_of(keywords: TaskKeywords) -> TaskOptions:
         concurrency=keywords.get("concurrency"),
         rate_limit=keywords.get("rate_limit"),
         schedule=times_of(keywords["schedule"]) if "schedule" in keywords else None,
+        batch=batch,
     )
 
 

@@ -10,16 +10,26 @@ from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpa
 
 from millstream.primitives.errors import ConfigurationError, UnknownTask
 from millstream.tasks.arguments import AnyArguments, decode_plain
-from millstream.tasks.bound import BoundTask
+from millstream.tasks.batch import Batch
+from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.contract import TaskEngine
 from millstream.tasks.control import TaskControl
 from millstream.tasks.options import TaskKeywords, TaskOptions, check_name, options_of
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.signature import CallKeywords, Signature
-from millstream.tasks.task import AnyTask, CoroutineTask, EngineProvider, Task, send
+from millstream.tasks.task import (
+    AnyTask,
+    BatchTask,
+    CoroutineBatchTask,
+    CoroutineTask,
+    EngineProvider,
+    Task,
+    send,
+)
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A")
 
 
 class TaskRegistry:
@@ -62,6 +72,30 @@ class TaskRegistry:
         **options: Unpack[TaskKeywords],
     ) -> BoundTaskDecorator: ...
 
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        batch: Batch,
+        name: str | None = None,
+        bind: Literal[False] = False,
+        **options: Unpack[TaskKeywords],
+    ) -> BatchDecorator: ...
+
+    @overload
+    def task(
+        self,
+        function: None = None,
+        /,
+        *,
+        batch: Batch,
+        name: str | None = None,
+        bind: Literal[True],
+        **options: Unpack[TaskKeywords],
+    ) -> BoundBatchDecorator: ...
+
     def task(
         self,
         function: Callable[..., Any] | None = None,
@@ -69,6 +103,7 @@ class TaskRegistry:
         *,
         name: str | None = None,
         bind: bool = False,
+        batch: Batch | None = None,
         **options: Unpack[TaskKeywords],
     ) -> Any:
         """Make a function a task: ``@app.task`` or ``@app.task(retries=5, queue="mail")``.
@@ -89,9 +124,11 @@ class TaskRegistry:
         ``unique``: calls with the same arguments are stored once, see ``Unique``. ``lock``: calls that name the same
         lock run one at a time; a text may have parameters in braces, True is one lock for the task. ``concurrency``
         and ``rate_limit`` (``"10/m"``): how many run at once, and how many start, over all workers.
-        ``schedule``: when it is called by itself without arguments, see ``app.schedule``. Raises ConfigurationError.
+        ``schedule``: when it is called by itself without arguments, see ``app.schedule``.
+        ``batch``: the function is called once for many calls, with the list of what each was given, see ``Batch``.
+        Raises ConfigurationError.
         """
-        decorator = TaskDecorator(self, name, options_of(options), bind=bind)
+        decorator = TaskDecorator(self, name, options_of(options, batch=batch), bind=bind)
         return decorator if function is None else decorator(function)
 
     def get(self, name: str) -> AnyTask[..., Any]:
@@ -121,6 +158,11 @@ class TaskRegistry:
     def names(self) -> list[str]:
         """Return the names of all tasks, sorted."""
         return sorted(self._tasks)
+
+    def batches(self) -> dict[str, Batch]:
+        """Return the tasks that are called once for many calls."""
+        options = {name: task.options.batch for name, task in self._tasks.items()}
+        return {name: batch for name, batch in options.items() if batch is not None}
 
     def enqueue_many(self, calls: Iterable[Signature[Any]]) -> list[AsyncResult[Any]]:
         """Send calls of several tasks in one commit, all or none."""
@@ -198,12 +240,22 @@ class TaskRegistry:
                 expected=f"one; the other is at {_place_of(known.function)}",
                 next_step="give one of them a `name=`",
             )
-        kind = CoroutineTask if inspect.iscoroutinefunction(function) else Task
+        is_batch = options.batch is not None
+        is_async = inspect.iscoroutinefunction(function)
+        kind: Any = _KINDS[is_batch, is_async]
         task: AnyTask[..., Any] = kind(
             function, name=chosen, options=options, engine=self._current, bind=bind
         )
         self._tasks[chosen] = task
         return task
+
+
+_KINDS = {
+    (False, False): Task,
+    (False, True): CoroutineTask,
+    (True, False): BatchTask,
+    (True, True): CoroutineBatchTask,
+}
 
 
 class TaskDecorator:
@@ -241,6 +293,54 @@ class BoundTaskDecorator(Protocol):
 
     @overload
     def __call__(self, function: Callable[Concatenate[BoundTask, P], R], /) -> Task[P, R]: ...
+
+
+class BatchDecorator(Protocol):
+    """What ``@app.task(batch=…)`` returns: a call passes one item of the list, and is given one of the values."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
+    ) -> CoroutineBatchTask[A, None]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Coroutine[Any, Any, Sequence[R | Exception]]], /
+    ) -> CoroutineBatchTask[A, R]: ...
+
+    @overload
+    def __call__(self, function: Callable[[list[A]], None], /) -> BatchTask[A, None]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[list[A]], Sequence[R | Exception]], /
+    ) -> BatchTask[A, R]: ...
+
+
+class BoundBatchDecorator(Protocol):
+    """What ``@app.task(batch=…, bind=True)`` returns: as ``BatchDecorator``, behind a ``BoundBatch``."""
+
+    @overload
+    def __call__(
+        self, function: Callable[[BoundBatch, list[A]], Coroutine[Any, Any, None]], /
+    ) -> CoroutineBatchTask[A, None]: ...
+
+    @overload
+    def __call__(
+        self,
+        function: Callable[[BoundBatch, list[A]], Coroutine[Any, Any, Sequence[R | Exception]]],
+        /,
+    ) -> CoroutineBatchTask[A, R]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[BoundBatch, list[A]], None], /
+    ) -> BatchTask[A, None]: ...
+
+    @overload
+    def __call__(
+        self, function: Callable[[BoundBatch, list[A]], Sequence[R | Exception]], /
+    ) -> BatchTask[A, R]: ...
 
 
 def _undeclared(*args: object, **kwargs: object) -> object:

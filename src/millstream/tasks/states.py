@@ -20,7 +20,7 @@ class TaskState(StrEnum):
     SCHEDULED = "scheduled"
     """Waits for its ETA."""
     BLOCKED = "blocked"
-    """Waits for a lock, or for room within a limit."""
+    """Waits for a lock, for room within a limit, or for others of its batch."""
     RUNNING = "running"
     """Held by a worker."""
     RETRYING = "retrying"
@@ -92,9 +92,17 @@ TRANSITIONS: tuple[Transition, ...] = (
         TaskState.RUNNING, TaskEvent.ABANDON, TaskState.FAILED, "its workers died too often"
     ),
     Transition(
-        TaskState.QUEUED, TaskEvent.BLOCK, TaskState.BLOCKED, "its lock is taken, or its limit used"
+        TaskState.QUEUED,
+        TaskEvent.BLOCK,
+        TaskState.BLOCKED,
+        "its lock is taken, its limit used, or its batch small",
     ),
-    Transition(TaskState.BLOCKED, TaskEvent.OPEN, TaskState.QUEUED, "there is room for it again"),
+    Transition(
+        TaskState.BLOCKED,
+        TaskEvent.OPEN,
+        TaskState.QUEUED,
+        "there is room for it, or its batch has waited",
+    ),
     *(Transition(s, TaskEvent.REVOKE, TaskState.REVOKED, "it was revoked") for s in WAITING),
     *(
         Transition(s, TaskEvent.EXPIRE, TaskState.REVOKED, "it expired before it was started")

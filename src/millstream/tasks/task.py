@@ -9,7 +9,7 @@ from typing import Any, Generic, NoReturn, ParamSpec, TypeVar, Unpack
 
 from millstream.primitives.errors import ConfigurationError
 from millstream.tasks.arguments import Arguments, Returned
-from millstream.tasks.bound import bound_directly
+from millstream.tasks.bound import BoundBatch, bound_directly
 from millstream.tasks.contract import TaskEngine
 from millstream.tasks.gates import limit_of
 from millstream.tasks.limits import TASKS_PER_COMMIT_MAX
@@ -17,11 +17,13 @@ from millstream.tasks.message import TaskMessage
 from millstream.tasks.options import TaskOptions
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.row_calls import RowCalls
+from millstream.tasks.shape import Shape, shape_of
 from millstream.tasks.signature import CallKeywords, Signature
 from millstream.tasks.workflow import asend_workflow, send_workflow
 
 P = ParamSpec("P")
 R = TypeVar("R")
+A = TypeVar("A")
 
 EngineProvider = Callable[[], TaskEngine]
 
@@ -61,14 +63,20 @@ class AnyTask(Generic[P, R]):
         self.__wrapped__ = function
 
     @cached_property
+    def shape(self) -> Shape:
+        """The parameters of one call, and what it returns."""
+        is_batch = self.options.batch is not None
+        return shape_of(self.function, task=self.name, bind=self.bind, batch=is_batch)
+
+    @cached_property
     def arguments(self) -> Arguments:
         """The parameters, for storing calls."""
-        return Arguments(self.function, task=self.name, bind=self.bind)
+        return Arguments(self.shape)
 
     @cached_property
     def returned(self) -> Returned:
         """The return annotation, for storing results."""
-        return Returned(self.function, task=self.name)
+        return Returned(self.shape)
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a call to the workers; return when it is durable.
@@ -185,6 +193,32 @@ class CoroutineTask(AnyTask[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> Coroutine[Any, Any, R]:
         """Return the coroutine; nothing is stored."""
         coroutine: Coroutine[Any, Any, R] = self._called(args, kwargs)
+        return coroutine
+
+
+class BatchTask(AnyTask[[A], R]):
+    """A plain function that is called once for many calls; each of them has an id, a state and a result of its own."""
+
+    def __call__(self, items: Sequence[A]) -> Sequence[R | Exception] | None:
+        """Run the function here and now for what so many calls would be given; nothing is stored."""
+        result: Sequence[R | Exception] | None = self._called_with(items)
+        return result
+
+    def _called_with(self, items: Sequence[A]) -> Any:  # noqa: ANN401 - what the user's function returns
+        if not self.bind:
+            return self.function(list(items))
+        calls = [bound_directly(self, (item,), {}) for item in items]
+        return self.function(BoundBatch(self, calls), list(items))
+
+
+class CoroutineBatchTask(BatchTask[A, R]):
+    """An ``async def`` function that is called once for many calls."""
+
+    def __call__(  # type: ignore[override]  # Awaited, as what an async def returns.
+        self, items: Sequence[A]
+    ) -> Coroutine[Any, Any, Sequence[R | Exception] | None]:
+        """Return the coroutine; nothing is stored."""
+        coroutine: Coroutine[Any, Any, Sequence[R | Exception] | None] = self._called_with(items)
         return coroutine
 
 

@@ -168,6 +168,13 @@ def starmap(task: Any, values: Iterable[Sequence[Any]]) -> Signature[list[Any]]:
 
 def _caller(task: Any) -> Any:  # noqa: ANN401 - as above
     """Return the task that runs others, with the queue, priority and lifetime of this one."""
+    if task.options.batch is not None:
+        raise ConfigurationError(
+            "a batch takes many calls at once by itself",
+            where=f"task {task.name!r}",
+            expected="a task without `batch=`",
+            next_step="send a group of its calls, or use its `map`",
+        )
     caller = copy.copy(task)
     caller.name = STARMAP
     caller.limit = None

@@ -26,6 +26,7 @@ from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker_execute import Executor
 from millstream.primitives.errors import ConfigurationError, ResultTimeout
 from millstream.store import Store
+from millstream.tasks.batch import works_of
 from millstream.tasks.limits import CLAIM_TASKS_MAX, LEASE_US
 from millstream.tasks.message import Completion, Lease, TaskMessage, TaskStatus
 from millstream.tasks.options import QUEUE_DEFAULT
@@ -122,18 +123,20 @@ class TaskTest:
         tasks are kept with them, as in a worker. Raises ConfigurationError when there is no end.
         """
         attempts = 0
-        lease = self.engine.join(self._queues(), lease_us=LEASE_US)
+        lease = self._join()
         executor = self._executor(lease)
         while attempts < ATTEMPTS_MAX:
             claimed = self.engine.exchange(lease, (), want=CLAIM_TASKS_MAX).claimed
             if not claimed and not (wait and self._wait(lease)):
                 break
-            done: list[Completion] = [executor.run(task) for task in claimed]
+            done: list[Completion] = []
+            for work in works_of(claimed):
+                done += executor.run(work)
             self.engine.exchange(lease, done, want=0)
             attempts += len(done)
             if set(self._queues()) - set(lease.queues):
                 self.engine.leave(lease)
-                lease = self.engine.join(self._queues(), lease_us=LEASE_US)
+                lease = self._join()
                 executor = self._executor(lease)
         else:
             raise ConfigurationError(
@@ -143,6 +146,10 @@ class TaskTest:
             )
         self.engine.leave(lease)
         return attempts
+
+    def _join(self) -> Lease:
+        batches = self._app.tasks.batches()
+        return self.engine.join(self._queues(), lease_us=LEASE_US, batches=batches)
 
     def _executor(self, lease: Lease) -> Executor:
         return Executor(

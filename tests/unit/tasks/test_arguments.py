@@ -17,6 +17,7 @@ import pytest
 from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
 from millstream.tasks.arguments import Arguments, Returned, decode_plain
 from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX
+from millstream.tasks.shape import shape_of
 
 
 @dataclasses.dataclass
@@ -74,7 +75,7 @@ def late(*, a: int = 1, b: int) -> int:
 
 
 def ran(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    arguments = Arguments(function, task="t")
+    arguments = Arguments(shape_of(function, task="t"))
     args_back, kwargs_back = arguments.decode(arguments.encode(args, kwargs))
     return function(*args_back, **kwargs_back)
 
@@ -126,9 +127,9 @@ def test_values_come_back_as_what_their_annotation_says(kind: Any, value: Any) -
     def task(value: kind) -> kind: ...
 
     task.__annotations__ = {"value": kind, "return": kind}
-    arguments = Arguments(task, task="t")
+    arguments = Arguments(shape_of(task, task="t"))
     assert arguments.decode(arguments.encode((value,), {})) == ([], {"value": value})
-    returned = Returned(task, task="t")
+    returned = Returned(shape_of(task, task="t"))
     assert returned.decode(returned.encode(value)) == value
 
 
@@ -151,7 +152,7 @@ def test_calls_that_the_function_would_refuse(
         if function is not resize and "Expected" in says:
             continue  # Without annotations any plain value fits.
         with pytest.raises(TaskArgumentError, match=says) as caught:
-            Arguments(function, task="shop.resize").encode(args, kwargs)
+            Arguments(shape_of(function, task="shop.resize")).encode(args, kwargs)
         assert "shop.resize" in caught.value.where
         assert caught.value.expected.startswith("shop.resize(")
 
@@ -159,51 +160,53 @@ def test_calls_that_the_function_would_refuse(
 def test_what_cannot_be_stored() -> None:
     for value in (object(), lambda: None, 1 << 70, float, "\ud800"):
         with pytest.raises(TaskArgumentError, match="cannot be stored"):
-            Arguments(lambda value: None, task="t").encode((value,), {})
+            Arguments(shape_of(lambda value: None, task="t")).encode((value,), {})
         with pytest.raises(PayloadError, match="cannot be stored"):
-            Returned(lambda: None, task="t").encode(value)
+            Returned(shape_of(lambda: None, task="t")).encode(value)
 
 
 def test_a_result_that_is_not_what_was_promised() -> None:
     with pytest.raises(PayloadError, match="Expected `int`, got `str`") as caught:
-        Returned(plain, task="t").encode("three")
+        Returned(shape_of(plain, task="t")).encode("three")
     assert caught.value.expected.startswith("int")
 
 
 def test_sizes_are_bounded() -> None:
-    arguments = Arguments(lambda data: None, task="t")
+    arguments = Arguments(shape_of(lambda data: None, task="t"))
     arguments.encode((bytes(ARGUMENT_BYTES_MAX - 100),), {})
     with pytest.raises(TaskArgumentError, match="bytes"):
         arguments.encode((bytes(ARGUMENT_BYTES_MAX),), {})
     with pytest.raises(PayloadError, match="bytes"):
-        Returned(lambda: None, task="t").encode(bytes(RESULT_BYTES_MAX))
+        Returned(shape_of(lambda: None, task="t")).encode(bytes(RESULT_BYTES_MAX))
 
 
 def test_the_workers_release_decides_the_defaults() -> None:
     def newer(a: int, b: int = 7, c: str = "new") -> None: ...
 
-    stored = Arguments(plain, task="t").encode((1,), {})
-    assert Arguments(newer, task="t").decode(stored) == ([], {"a": 1})
+    stored = Arguments(shape_of(plain, task="t")).encode((1,), {})
+    assert Arguments(shape_of(newer, task="t")).decode(stored) == ([], {"a": 1})
 
 
 def test_a_message_that_a_newer_function_cannot_take() -> None:
     def newer(a: str) -> None: ...
 
     with pytest.raises(TaskArgumentError, match="does not fit"):
-        Arguments(newer, task="t").decode(Arguments(plain, task="t").encode((1,), {}))
+        Arguments(shape_of(newer, task="t")).decode(
+            Arguments(shape_of(plain, task="t")).encode((1,), {})
+        )
     with pytest.raises(TaskArgumentError):
-        Arguments(newer, task="t").decode(b"\xff garbage")
+        Arguments(shape_of(newer, task="t")).decode(b"\xff garbage")
 
 
 def test_annotations_that_cannot_be_resolved() -> None:
     def broken(a: Nowhere) -> None: ...  # type: ignore[name-defined]  # noqa: F821
 
     with pytest.raises(ConfigurationError, match="Nowhere"):
-        Arguments(broken, task="t")
+        Arguments(shape_of(broken, task="t"))
 
 
 def test_results_without_their_task_are_plain() -> None:
-    assert decode_plain(Returned(lambda: None, task="t").encode(Point(1, 2.0))) == {
+    assert decode_plain(Returned(shape_of(lambda: None, task="t")).encode(Point(1, 2.0))) == {
         "x": 1,
         "y": 2.0,
     }

@@ -1,10 +1,11 @@
 """Locks and limits inside one transaction: who of the claimed is let in, and who of the blocked is let out.
 
 A task that finds its gate closed is *blocked*: it leaves the index that claims read, so that those behind it are
-claimed at once. What it waits for is one of three things, and each lets it out again:
+claimed at once. What it waits for is one of four things, and each lets it out again:
 
     the gate is full             whoever ends, hands back or recovers a task of that gate calls ``release``
     the rate allows no start     ``opens_us`` of the limit; a worker wakes then and calls ``open_due``
+    its batch is not full        ``opens_us`` as well, see ``task_batches``
     one let in before it         is queued; the claim or the revocation of that one goes on from there
 
 ``let_in`` lets in as many as there is room for now, so it may be called once too often, and never once too few.
@@ -16,6 +17,7 @@ from collections.abc import Iterable
 
 from millstream.primitives.telemetry import reach
 from millstream.store.transaction import Transaction
+from millstream.tasks.batch import BATCH_PREFIX
 from millstream.tasks.gates import LOCK_PREFIX, Limit, after_start, starts_allowed
 from millstream.tasks.limits import DUE_TASKS_MAX
 from millstream.tasks.states import TaskEvent, TaskState, follow
@@ -130,10 +132,19 @@ def release(tx: Transaction, held: Iterable[tuple[int, tuple[str, ...]]]) -> Non
 
 
 def open_due(tx: Transaction) -> None:
-    """Let in those whose rate allows a start by now."""
+    """Let in those whose rate allows a start by now, and those who need not wait for others of their batch."""
     for (key,) in tx.run("tasks/openings", (tx.now_us, DUE_TASKS_MAX)):
+        if key.startswith(BATCH_PREFIX):
+            _wake(tx, open_all(tx, key))
+            continue
         tx.run("tasks/set_opening", (None, key))
         let_in(tx, key)
+
+
+def open_all(tx: Transaction, key: str) -> set[str]:
+    """Queue all who wait for others of their batch, and return their queue. A gate of a batch is gone with that."""
+    tx.run("tasks/drop_ripening", (key,))
+    return {row[0] for row in tx.run("tasks/open_gate", (_OPENED, key, DUE_TASKS_MAX))}
 
 
 def set_limits(tx: Transaction, limits: Iterable[Limit]) -> None:

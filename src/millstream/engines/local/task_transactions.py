@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from millstream.engines.local import task_workflows
+from millstream.engines.local.task_batches import choose
 from millstream.engines.local.task_gates import (
     Gates,
     keys_of,
@@ -230,14 +231,13 @@ def claim(tx: Transaction, lease: Lease, want: int) -> tuple[bool, tuple[Claimed
         return bool(holds), ()
     if is_due:
         _make_due(tx)
-    heads = [
-        row
-        for queue in lease.queues
-        for row in tx.run("tasks/heads", {"queue": queue, "tasks_max": want})
-    ]
-    if len(lease.queues) > 1:
-        heads.sort(key=lambda row: (-row[0], row[1]))
-    taken = _cut_at_alone(heads[:want])
+    batch = 0
+    if lease.batches:
+        choice = choose(tx, lease, lambda: _heads(tx, lease, want))
+        taken = choice.rows if choice.is_batch else _cut_at_alone(choice.rows)
+        batch = taken[0][1] if choice.is_batch else 0
+    else:
+        taken = _cut_at_alone(_heads(tx, lease, want))
     if any([row[3] for row in taken]):
         taken, gates = _admitted(tx, taken)
         tx.many("tasks/claim", [(_CLAIMED, lease.number, row[1]) for row in taken])
@@ -245,7 +245,18 @@ def claim(tx: Transaction, lease: Lease, want: int) -> tuple[bool, tuple[Claimed
     else:
         tx.many("tasks/claim", [(_CLAIMED, lease.number, row[1]) for row in taken])
     reach("task.claiming")
-    return True, tuple([_claimed(row) for row in taken])
+    return True, tuple([_claimed(row, batch) for row in taken])
+
+
+def _heads(tx: Transaction, lease: Lease, want: int) -> list[Row]:
+    heads = [
+        row
+        for queue in lease.queues
+        for row in tx.run("tasks/heads", {"queue": queue, "tasks_max": want})
+    ]
+    if len(lease.queues) > 1:
+        heads.sort(key=lambda row: (-row[0], row[1]))
+    return heads[:want]
 
 
 def _admitted(tx: Transaction, rows: Sequence[Row]) -> tuple[list[Row], Gates]:
@@ -317,10 +328,10 @@ def _make_due(tx: Transaction) -> None:
     open_due(tx)
 
 
-def _claimed(row: Row) -> Claimed:
+def _claimed(row: Row, batch: int) -> Claimed:
     lock_key, limit_key = row[5:7]
     gates = () if lock_key is None and limit_key is None else keys_of(lock_key, limit_key)
-    return Claimed(*row[7:], gates, bool(row[2]))  # type: ignore[call-arg]  # the statement selects its fields in order
+    return Claimed(*row[7:], gates, bool(row[2]), batch)  # type: ignore[call-arg]  # the statement selects its fields in order
 
 
 def _cut_at_alone(heads: Sequence[Row]) -> Sequence[Row]:

@@ -28,6 +28,7 @@ from millstream.store.catalog import Row
 from millstream.store.runmark import RunMark, RunMarks
 from millstream.store.store import Store
 from millstream.store.transaction import Transaction
+from millstream.tasks.batch import Batch
 from millstream.tasks.lease import LeaseWatch, WorkerSight
 from millstream.tasks.limits import CHILDREN_MAX, QUEUES_PER_WORKER_MAX
 from millstream.tasks.message import (
@@ -149,7 +150,9 @@ class LocalTasks:
 
     # Workers
 
-    def join(self, queues: Sequence[str], *, lease_us: int) -> Lease:
+    def join(
+        self, queues: Sequence[str], *, lease_us: int, batches: Mapping[str, Batch] | None = None
+    ) -> Lease:
         """Register a worker of this process."""
         if not 0 < len(queues) <= QUEUES_PER_WORKER_MAX or len(set(queues)) < len(queues):
             raise ConfigurationError(
@@ -168,7 +171,7 @@ class LocalTasks:
         number = self.store.write(work, durability=Durability.PROCESS)
         reach("task.joined")
         self._sweep_marks()
-        return Lease(number=number, worker=worker, queues=tuple(queues))
+        return Lease(number=number, worker=worker, queues=tuple(queues), batches=batches or {})
 
     def mark(self, lease: Lease) -> RunMark:
         """Make the mark that says what runs under a lease of this process. Raises StoreError."""

@@ -22,7 +22,7 @@ from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_reports import Demand
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.telemetry import reach
-from millstream.store.runmark import RunMark
+from millstream.store.runmark import SEVERAL, RunMark
 from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Completion, Lease, Raised, Revocation
@@ -127,17 +127,18 @@ class Worker:
         """Return what waits in its queues, and whether it runs a task. Any thread."""
         return Demand(
             waiting=self._engine.waiting(self._settings.queues),
-            is_busy=self._hand.running is not None,
+            is_busy=bool(self._hand.running),
         )
 
     def _end_revoked(self, revocation: Revocation) -> None:
         """End the running task with its process, if that was asked for; commit what is finished first."""
-        task, lease = self._hand.running, self._lease
+        running, lease = self._hand.running, self._lease
         if self.exit is None or not revocation.terminate or lease is None:
             return
-        if task is None or task.seq != revocation.seq:
+        task = next((one for one in running if one.seq == revocation.seq), None)
+        if task is None:
             return
-        self._hand.give_up()  # It goes back with the lease.
+        self._hand.give_up()  # It goes back with the lease, and so do the others of a batch.
         now_us = self._clock.now_us()
         ended = Raised(
             task, "TaskRevoked", f"terminated: {revocation.reason}", "", None, now_us, now_us
@@ -151,7 +152,9 @@ class Worker:
         settings = self._settings
         if self._mark is not None:
             self._mark.close(remove=True)
-        self._lease = self._engine.join(settings.queues, lease_us=settings.lease_us)
+        self._lease = self._engine.join(
+            settings.queues, lease_us=settings.lease_us, batches=self._executor.registry.batches()
+        )
         self._mark = self._engine.mark(self._lease)
         return self._lease
 
@@ -191,13 +194,13 @@ class Worker:
         started_s = self._clock.monotonic_s()
         run = 0
         while not self._stopping.is_set():
-            task = self._hand.take()
-            if task is None:
+            work = self._hand.take()
+            if not work:
                 break
-            mark.begin(task.seq)
-            completion = self._executor.run(task)
+            mark.begin(work[0].seq if len(work) == 1 else SEVERAL)
+            completions = self._executor.run(work)
             mark.end()
-            self._hand.finish(completion)
+            self._hand.finish(completions)
             run += 1
         process_us = int((self._clock.monotonic_s() - started_s) * _MICROSECONDS)
         if self._left is not None:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from millstream.primitives.clock import Clock
-from millstream.primitives.errors import Replaced, Retry
+from millstream.primitives.errors import MillstreamError, PayloadError, Replaced, Retry
 from millstream.primitives.telemetry import reach
-from millstream.tasks.bound import AttemptLink, BoundTask, bound_for
+from millstream.tasks.bound import AttemptLink, BoundBatch, BoundTask, bound_for
 from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
-from millstream.tasks.message import Claimed, Completion, Raised, Succeeded
+from millstream.tasks.message import Claimed, Completion, Raised, Succeeded, Work
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import (
     DEFAULT_POLICY,
@@ -48,9 +48,9 @@ class Executor:
         self._chance = chance
         self._run_coroutine = run_coroutine
 
-    def run(self, claimed: Claimed) -> Completion:
-        """Return how the attempt ended. Whatever the task raises becomes part of the completion."""
-        attempt = _Attempt(self, claimed)
+    def run(self, work: Work) -> Sequence[Completion]:
+        """Return how each attempt ended. Whatever the task raises becomes part of the completions."""
+        attempt = self._attempt(work)
         try:
             value = attempt.call()
             if attempt.is_async:
@@ -59,17 +59,23 @@ class Executor:
         except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit too
             return attempt.raised(error)
 
-    async def run_in_loop(self, claimed: Claimed) -> Completion:
+    async def run_in_loop(self, work: Work) -> Sequence[Completion]:
         """``run`` for a coroutine task, on the event loop that calls it, beside others. A cancellation is an error."""
-        attempt = _Attempt(self, claimed)
+        attempt = self._attempt(work)
         try:
             return attempt.succeeded(await attempt.call())
         except BaseException as error:  # noqa: BLE001 - as in run
             return attempt.raised(error)
 
-    def is_coroutine(self, claimed: Claimed) -> bool:
+    def _attempt(self, work: Work) -> _Attempt | _BatchAttempt:
+        task = self.registry.find(work[0].name)
+        if task is not None and task.options.batch is not None:
+            return _BatchAttempt(self, task, work)
+        return _Attempt(self, work[0])
+
+    def is_coroutine(self, work: Work) -> bool:
         """Tell whether the task is known, and an ``async def``."""
-        task = self.registry.find(claimed.name)
+        task = self.registry.find(work[0].name)
         return task is not None and task.is_async
 
     def runs_again(self, claimed: Claimed) -> bool:
@@ -128,26 +134,109 @@ class _Attempt:
         self._bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
         return task.function(self._bound, *args, **kwargs)
 
-    def succeeded(self, value: object) -> Completion:
+    def succeeded(self, value: object) -> Sequence[Completion]:
         task = self._task
         assert task is not None, "only what was called has a value"
         result = task.returned.encode(value)
         ended_us = self._executor.clock.now_us()
         reach("task.finished")
-        return Succeeded(
-            self._claimed, result, task.options.result_ttl_us, self._started_us, ended_us
-        )
+        ttl_us = task.options.result_ttl_us
+        return [Succeeded(self._claimed, result, ttl_us, self._started_us, ended_us)]
 
-    def raised(self, error: BaseException) -> Completion:
+    def raised(self, error: BaseException) -> Sequence[Completion]:
         if isinstance(error, Replaced) and self._task is not None:
             ended_us = self._executor.clock.now_us()
             reach("task.finished")
             ttl_us = self._task.options.result_ttl_us
             started_us = self._started_us
-            return Succeeded(self._claimed, b"\xc0", ttl_us, started_us, ended_us, error.workflow)
+            return [Succeeded(self._claimed, b"\xc0", ttl_us, started_us, ended_us, error.workflow)]
         exhausted = self._bound is not None and self._bound.exhausted
         policy = NO_RETRIES if exhausted else self._policy
-        return self._executor.failed(self._claimed, error, self._started_us, policy=policy)
+        return [self._executor.failed(self._claimed, error, self._started_us, policy=policy)]
+
+
+class _BatchAttempt:
+    """One attempt of each of the tasks of a batch: one call of the function, and so many completions."""
+
+    def __init__(self, executor: Executor, task: AnyTask[..., Any], work: Work) -> None:
+        self._executor = executor
+        self._task = task
+        self._work = work
+        self._started_us = executor.clock.now_us()
+        self._calls: dict[int, BoundTask] = {}
+        """What is given to the function, by its place in ``work``."""
+        self._ends: dict[int, Completion] = {}
+        """What ended before that, because its arguments cannot be read."""
+        reach("task.started")
+
+    @property
+    def is_async(self) -> bool:
+        return self._task.is_async
+
+    def call(self) -> Any:  # noqa: ANN401 - what the user's function returns
+        """Call the function once. Raises what it raises."""
+        task, items = self._task, []
+        for place, claimed in enumerate(self._work):
+            try:
+                args, kwargs = task.arguments.decode(claimed.arguments)
+            except MillstreamError as error:
+                self._ends[place] = self._failed(place, error)
+                continue
+            items.append((*args, *kwargs.values())[0])
+            link = self._executor.link
+            self._calls[place] = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
+        if not items:
+            return _nothing() if task.is_async else []
+        bound = (BoundBatch(task, list(self._calls.values())),) if task.bind else ()
+        return task.function(*bound, items)
+
+    def succeeded(self, value: object) -> Sequence[Completion]:
+        for place, result in zip(self._calls, self._results(value), strict=True):
+            if isinstance(result, Exception):
+                self._ends[place] = self._failed(place, result)
+                continue
+            try:
+                data = self._task.returned.encode(result)
+            except MillstreamError as error:
+                self._ends[place] = self._failed(place, error)
+                continue
+            ttl_us, now_us = self._task.options.result_ttl_us, self._executor.clock.now_us()
+            claimed = self._work[place]
+            self._ends[place] = Succeeded(claimed, data, ttl_us, self._started_us, now_us)
+        reach("task.finished")
+        return self._completions()
+
+    def raised(self, error: BaseException) -> Sequence[Completion]:
+        for place in range(len(self._work)):
+            if place not in self._ends:
+                self._ends[place] = self._failed(place, error)
+        return self._completions()
+
+    def _results(self, value: object) -> Sequence[object]:
+        """Return a value for each call. Raises PayloadError when there are not as many."""
+        if value is None:
+            return [None] * len(self._calls)
+        if isinstance(value, list | tuple) and len(value) == len(self._calls):
+            return value
+        what = f"{len(value)} values" if isinstance(value, list | tuple) else type(value).__name__
+        raise PayloadError(
+            f"the batch of {len(self._calls)} calls returned {what}",
+            where=f"task {self._task.name!r}",
+            expected="a list with one value or error for each call, in their order, or None",
+            next_step="return as many values as the function is given",
+        )
+
+    def _failed(self, place: int, error: BaseException) -> Completion:
+        call = self._calls.get(place)
+        policy = NO_RETRIES if call is not None and call.exhausted else self._task.options.policy
+        return self._executor.failed(self._work[place], error, self._started_us, policy=policy)
+
+    def _completions(self) -> Sequence[Completion]:
+        return [self._ends[place] for place in range(len(self._work))]
+
+
+async def _nothing() -> list[object]:
+    return []
 
 
 def _text_of(error: BaseException) -> str:

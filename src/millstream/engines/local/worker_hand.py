@@ -11,7 +11,8 @@ from collections import deque
 from collections.abc import Sequence
 
 from millstream.primitives.clock import Clock
-from millstream.tasks.message import Claimed, Completion
+from millstream.tasks.batch import works_of
+from millstream.tasks.message import Claimed, Completion, Work
 
 
 class Hand:
@@ -21,28 +22,28 @@ class Hand:
         """Start with empty hands."""
         self._clock = clock
         self._lock = threading.Lock()
-        self._pending: deque[Claimed] = deque()
+        self._pending: deque[Work] = deque()
         self._finished: list[Completion] = []
-        self._running: Claimed | None = None
+        self._running: Work = ()
         self._started_s = 0.0
 
     def fill(self, claimed: Sequence[Claimed]) -> None:
         """Take over what was claimed."""
         with self._lock:
-            self._pending.extend(claimed)
+            self._pending.extend(works_of(claimed))
 
-    def take(self) -> Claimed | None:
-        """Return the next task to run, now the running one; None when there is none left."""
+    def take(self) -> Work:
+        """Return the next task to run, or the tasks of a batch, now the running ones; empty when none is left."""
         with self._lock:
-            self._running = self._pending.popleft() if self._pending else None
+            self._running = self._pending.popleft() if self._pending else ()
             self._started_s = self._clock.monotonic_s()
             return self._running
 
-    def finish(self, completion: Completion) -> None:
-        """Keep the end of the running task for the next commit."""
+    def finish(self, completions: Sequence[Completion]) -> None:
+        """Keep the end of what runs for the next commit."""
         with self._lock:
-            self._finished.append(completion)
-            self._running = None
+            self._finished += completions
+            self._running = ()
 
     def drain(self) -> list[Completion]:
         """Return what is finished; it is the caller's to commit."""
@@ -53,21 +54,21 @@ class Hand:
     def give_up(self) -> list[Claimed]:
         """Return what was not started; it is the caller's to hand back."""
         with self._lock:
-            pending = list(self._pending)
+            pending = [task for work in self._pending for task in work]
             self._pending.clear()
             return pending
 
     def is_stuck(self, longer_than_us: int) -> bool:
         """Tell whether a task runs for longer than that while others wait behind it, or for their commit."""
         with self._lock:
-            if self._running is None or not (self._pending or self._finished):
+            if not self._running or not (self._pending or self._finished):
                 return False
             run_us = round((self._clock.monotonic_s() - self._started_s) * 1_000_000)
             return run_us >= longer_than_us
 
     @property
-    def running(self) -> Claimed | None:
-        """The task that runs now, if one does."""
+    def running(self) -> Work:
+        """What runs now: a task, the tasks of a batch, or nothing."""
         with self._lock:
             return self._running
 

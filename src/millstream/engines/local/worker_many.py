@@ -23,8 +23,9 @@ from millstream.engines.local.worker_pool import AsyncPool, Pool, PoolKind, Thre
 from millstream.engines.local.worker_reports import Demand
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import reach
+from millstream.tasks.batch import works_of
 from millstream.tasks.limits import CONCURRENCY_MAX, RECOVERY_TICK_US
-from millstream.tasks.message import Claimed, Completion, Lease, Revocation
+from millstream.tasks.message import Claimed, Completion, Lease, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
 
@@ -62,9 +63,9 @@ class ManyWorker:
             link=LocalAttemptLink(engine, lambda: self._lease),
         )
         self._lock = threading.Lock()
-        self._running: dict[int, Claimed] = {}
+        self._running: dict[int, Work] = {}
         self._finished: list[Completion] = []
-        self._alone: Claimed | None = None
+        self._alone: Work = ()
         self._stopping = threading.Event()
         self._waiter = engine.store.waiter(*(f"tasks:{queue}" for queue in settings.queues))
         self._looked_s = self._clock.monotonic_s()
@@ -119,7 +120,9 @@ class ManyWorker:
 
     def _join(self) -> Lease:
         settings = self._settings
-        self._lease = self._engine.join(settings.queues, lease_us=settings.lease_us)
+        self._lease = self._engine.join(
+            settings.queues, lease_us=settings.lease_us, batches=self._executor.registry.batches()
+        )
         return self._lease
 
     def _serve(self, lease: Lease, keeper: LeaseKeeper, pool: Pool) -> Lease:
@@ -129,14 +132,14 @@ class ManyWorker:
             stopping = self._stopping.is_set()
             self._waiter.arm()
             finished = self._drain()
-            room = 0 if stopping or self._alone is not None else self._room()
+            room = 0 if stopping or self._alone else self._room()
             ready = self._engine.ready(self._settings.queues)
             if finished or (room and ready.now):
                 exchange = self._engine.exchange(lease, finished, want=room)
                 if exchange.evicted:
                     # What runs here belongs to others now; its completions will be refused and counted.
                     reach("task.evicted")
-                    self._alone = None
+                    self._alone = ()
                     lease = self._join()
                     keeper.watch(lease)
                 self._start(exchange.claimed, pool)
@@ -156,36 +159,34 @@ class ManyWorker:
         if stopping:
             return True  # What waits to run alone goes back with the lease.
         return (
-            self._alone is None
-            and self._settings.burst
-            and self._engine.is_idle(self._settings.queues)
+            not self._alone and self._settings.burst and self._engine.is_idle(self._settings.queues)
         )
 
     def _start(self, claimed: Sequence[Claimed], pool: Pool) -> None:
-        for task in claimed:
-            if task.alone and self._executor.runs_again(task):
-                self._alone = task  # It was claimed as the only one.
+        for work in works_of(claimed):
+            if work[0].alone and self._executor.runs_again(work[0]):
+                self._alone = work  # It was claimed as the only one.
             else:
-                self._begin(task, pool)
+                self._begin(work, pool)
 
     def _start_alone(self, pool: Pool) -> None:
         """Start the task that must run alone once no other runs; it blocks claims until it has ended."""
-        task = self._alone
-        if task is not None and not self._running and not self._stopping.is_set():
-            self._begin(task, pool)
+        work = self._alone
+        if work and not self._running and not self._stopping.is_set():
+            self._begin(work, pool)
 
-    def _begin(self, task: Claimed, pool: Pool) -> None:
+    def _begin(self, work: Work, pool: Pool) -> None:
         with self._lock:
-            self._running[id(task)] = task
-        pool.start(task, lambda completion: self._end(task, completion))
+            self._running[id(work)] = work
+        pool.start(work, lambda completions: self._end(work, completions))
 
-    def _end(self, task: Claimed, completion: Completion) -> None:
-        """Keep the end of an attempt for the next commit. Any thread."""
+    def _end(self, work: Work, completions: Sequence[Completion]) -> None:
+        """Keep the ends of attempts for the next commit. Any thread."""
         with self._lock:
-            del self._running[id(task)]
-            self._finished.append(completion)
-            if self._alone is task:
-                self._alone = None
+            del self._running[id(work)]
+            self._finished += completions
+            if self._alone is work:
+                self._alone = ()
         self._waiter.nudge()
 
     def _drain(self) -> list[Completion]:
@@ -202,9 +203,11 @@ class ManyWorker:
         if pool is None or not revocation.terminate:
             return
         with self._lock:
-            meant = [task for task in self._running.values() if task.seq == revocation.seq]
-        for task in meant:
-            pool.cancel(task)
+            # A batch goes on: its other calls were not revoked.
+            works = [work for work in self._running.values() if len(work) == 1]
+            meant = [work for work in works if work[0].seq == revocation.seq]
+        for work in meant:
+            pool.cancel(work)
 
     def _look_for_the_dead(self) -> None:
         now_s = self._clock.monotonic_s()

@@ -10,15 +10,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from enum import StrEnum
 from typing import Protocol
 
 from millstream.engines.local.worker_execute import Executor
-from millstream.tasks.message import Claimed, Completion
+from millstream.tasks.message import Completion, Work
 
-Done = Callable[[Completion], None]
+Done = Callable[[Sequence[Completion]], None]
 
 
 class PoolKind(StrEnum):
@@ -33,11 +33,11 @@ class PoolKind(StrEnum):
 class Pool(Protocol):
     """Runs tasks beside each other. ``start`` and ``close`` belong to one thread, ``cancel`` to any."""
 
-    def start(self, task: Claimed, done: Done) -> None:
-        """Begin an attempt; there is always room, since the worker holds no more tasks than the pool has places."""
+    def start(self, work: Work, done: Done) -> None:
+        """Begin a task or a batch; there is always room, since the worker holds no more than the pool has places."""
         ...
 
-    def cancel(self, task: Claimed) -> None:
+    def cancel(self, work: Work) -> None:
         """Ask an attempt to end now. Only a coroutine can be asked; others go on."""
         ...
 
@@ -54,11 +54,11 @@ class ThreadPool:
         self._executor = executor
         self._threads = ThreadPoolExecutor(size, thread_name_prefix="millstream-task")
 
-    def start(self, task: Claimed, done: Done) -> None:
-        """Run the attempt in a thread."""
-        self._threads.submit(lambda: done(self._executor.run(task)))
+    def start(self, work: Work, done: Done) -> None:
+        """Run it in a thread."""
+        self._threads.submit(lambda: done(self._executor.run(work)))
 
-    def cancel(self, task: Claimed) -> None:
+    def cancel(self, work: Work) -> None:
         """Do nothing: a thread cannot be ended from outside."""
 
     def close(self) -> None:
@@ -80,24 +80,24 @@ class AsyncPool:
         )
         self._thread.start()
 
-    def start(self, task: Claimed, done: Done) -> None:
+    def start(self, work: Work, done: Done) -> None:
         """Run a coroutine on the loop, a plain function in a thread."""
-        if not self._executor.is_coroutine(task):
-            self._threads.start(task, done)
+        if not self._executor.is_coroutine(work):
+            self._threads.start(work, done)
             return
-        asyncio.run_coroutine_threadsafe(self._run(task, done), self._loop)
+        asyncio.run_coroutine_threadsafe(self._run(work, done), self._loop)
 
-    async def _run(self, task: Claimed, done: Done) -> None:
+    async def _run(self, work: Work, done: Done) -> None:
         # The key is the attempt, not the task: after an eviction the same task may run here a second time.
-        key = id(task)
+        key = id(work)
         self._running[key] = asyncio.current_task()
-        completion = await self._executor.run_in_loop(task)
+        completions = await self._executor.run_in_loop(work)
         del self._running[key]
-        done(completion)
+        done(completions)
 
-    def cancel(self, task: Claimed) -> None:
+    def cancel(self, work: Work) -> None:
         """Raise CancelledError in the coroutine, where it waits."""
-        running = self._running.get(id(task))
+        running = self._running.get(id(work))
         if running is not None:
             self._loop.call_soon_threadsafe(running.cancel)
 
