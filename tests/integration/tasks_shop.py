@@ -90,6 +90,11 @@ def gated(name: str) -> str:
     return name
 
 
+@app.task(acks_late=False)
+def only_once(name: str) -> str:
+    return gated(name)
+
+
 @app.task
 async def dream() -> None:
     tell("dream")

@@ -14,7 +14,16 @@ from millstream.tasks.limits import WORKER_DEATHS_MAX
 from millstream.tasks.message import Outcome
 from millstream.tasks.states import TaskState
 from tests.integration.tasks_processes import PATIENCE_S, Site, site
-from tests.integration.tasks_shop import dream, flaky, gated, poison, shout, square, unstorable
+from tests.integration.tasks_shop import (
+    dream,
+    flaky,
+    gated,
+    only_once,
+    poison,
+    shout,
+    square,
+    unstorable,
+)
 
 MANY = ["thread", "async"]
 
@@ -93,6 +102,22 @@ def test_sigquit_is_cold(shop: Site, pool: str) -> None:
         assert worker.wait(PATIENCE_S) == 0
     assert [one.state for one in results] == [TaskState.QUEUED] * 2
     assert [one.attempts() for one in results] == [[], []]
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
+def test_sigquit_never_lets_a_task_run_again_that_may_run_only_once(shop: Site, pool: str) -> None:
+    result = only_once.delay("x")
+    with shop.worker("--pool", pool, "--concurrency", "1") as worker:
+        assert shop.listen()[1] == "gated x"
+        worker.send_signal(signal.SIGQUIT)
+        worker.wait(PATIENCE_S)
+    with pytest.raises(TaskFailed, match="told to end at once") as caught:
+        result.get(0)
+    assert caught.value.error_type == "WorkerStopped"
+    shop.open_gate()
+    shop.burst("--concurrency", "1")
+    assert shop.listen_to_all() == []
+    assert len(result.attempts()) == 1
 
 
 def test_solo_is_one_process_that_stops_in_order(shop: Site) -> None:

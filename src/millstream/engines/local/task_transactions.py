@@ -371,6 +371,8 @@ class Death:
 
     lease: int
     worker: str
+    beats: int
+    """Its signs of life as the looker saw them: one more since then, and it lives."""
     why: str
     """Why we think so, in words for the error of its tasks."""
     running: int | None = None
@@ -379,8 +381,8 @@ class Death:
 
 def evict(tx: Transaction, death: Death) -> tuple[int, int]:
     """Take everything from a dead worker; return how many tasks went back and how many were failed."""
-    if not tx.run("tasks/leave", (death.lease,)):
-        return 0, 0  # Another worker was faster.
+    if not tx.run("tasks/evict", (death.lease, death.beats)):
+        return 0, 0  # Another worker was faster, or it has shown a sign of life.
     rows = tx.run("tasks/orphans", (death.lease,))
     returned = 0
     for row in rows:

@@ -328,7 +328,8 @@ class LocalTasks:
             else:
                 continue
             running = self._marks.running(sight.lease)
-            deaths.append(rows.Death(sight.lease, names[sight.lease], why, running))
+            worker = names[sight.lease]
+            deaths.append(rows.Death(sight.lease, worker, sight.beats, why, running))
         return deaths
 
     def _sweep_marks(self) -> None:

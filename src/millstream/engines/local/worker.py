@@ -25,7 +25,7 @@ from millstream.primitives.telemetry import reach
 from millstream.store.runmark import SEVERAL, RunMark
 from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
-from millstream.tasks.message import Claimed, Completion, Lease, Raised, Revocation
+from millstream.tasks.message import Claimed, Lease, Raised, Revocation
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
 
@@ -115,10 +115,15 @@ class Worker:
     def abandon(self) -> None:
         """Commit what is finished; hand back all else, uncharged, the running task too. The process must end next."""
         self._stopping.set()
+        # Never freed: what the other thread has taken is committed first, and nothing more is claimed.
+        self._hand.committing.acquire()
         lease = self._lease
         if lease is None:
             return
+        self._hand.give_up()  # It goes back with the lease; and nothing more is started.
+        running = self._hand.running
         finished = self._hand.drain()
+        finished += self._executor.cut_short(running, finished)
         if finished:
             self._engine.exchange(lease, finished, want=0)
         self._engine.leave(lease)
@@ -138,15 +143,18 @@ class Worker:
         task = next((one for one in running if one.seq == revocation.seq), None)
         if task is None:
             return
-        self._hand.give_up()  # It goes back with the lease, and so do the others of a batch.
-        now_us = self._clock.now_us()
-        ended = Raised(
-            task, "TaskRevoked", f"terminated: {revocation.reason}", "", None, now_us, now_us
-        )
-        self._engine.exchange(lease, [*self._hand.drain(), ended], want=0)
-        self._engine.leave(lease)
-        reach("task.terminated")
-        self.exit()
+        with self._hand.committing:
+            self._hand.give_up()  # It goes back with the lease, and so do the others of a batch.
+            now_us = self._clock.now_us()
+            ended = Raised(
+                task, "TaskRevoked", f"terminated: {revocation.reason}", "", None, now_us, now_us
+            )
+            done = [*self._hand.drain(), ended]
+            done += self._executor.cut_short(running, done)
+            self._engine.exchange(lease, done, want=0)
+            self._engine.leave(lease)
+            reach("task.terminated")
+            self.exit()
 
     def _join(self) -> Lease:
         settings = self._settings
@@ -161,16 +169,17 @@ class Worker:
     def _serve(self, lease: Lease, keeper: LeaseKeeper) -> Lease:
         """Work until it is time to end; return the lease that is held then."""
         queues = self._settings.queues
-        finished: list[Completion] = []
         while True:
             keeper.refuse_failed()
             stopping = self._stopping.is_set() or self.is_used_up
+            finished = self._hand.has_finished
             if stopping and not finished:
                 return lease  # What was not started goes back with the lease.
             claimed: tuple[Claimed, ...] = ()
             if finished or self._engine.ready(queues).now:
                 want = 0 if stopping else min(self._size.tasks, self._left or self._size.tasks)
-                exchange = self._engine.exchange(lease, finished, want=want)
+                with self._hand.committing:
+                    exchange = self._engine.exchange(lease, self._hand.drain(), want=want)
                 claimed = exchange.claimed
                 if exchange.evicted:
                     # Whoever evicted this worker returned its tasks: it goes on with empty hands.
@@ -183,7 +192,6 @@ class Worker:
                 self._run_batch(claimed, keeper)
             elif not stopping and not finished and not self._rest():
                 return lease
-            finished = self._hand.drain()
 
     def _run_batch(self, claimed: tuple[Claimed, ...], keeper: LeaseKeeper) -> None:
         mark = self._mark
@@ -194,6 +202,9 @@ class Worker:
         started_s = self._clock.monotonic_s()
         run = 0
         while not self._stopping.is_set():
+            # After a pause of a whole lease, what is pending may be in other hands: ask before it is started.
+            if keeper.is_overdue and not keeper.beat():
+                break
             work = self._hand.take()
             if not work:
                 break
@@ -246,7 +257,8 @@ class LeaseKeeper:
         self._hand = hand
         self._lease = lease
         self._clock = engine.store.clock
-        self._beat_s = lease_us / BEATS_PER_LEASE / _MICROSECONDS
+        self._lease_s = lease_us / _MICROSECONDS
+        self._beaten_s = self._clock.monotonic_s()
         self._wake = threading.Event()
         self._attention = threading.Lock()
         self._attending = False
@@ -258,6 +270,21 @@ class LeaseKeeper:
     def watch(self, lease: Lease) -> None:
         """Keep another lease from now on."""
         self._lease = lease
+        self._beaten_s = self._clock.monotonic_s()
+
+    @property
+    def is_overdue(self) -> bool:
+        """Tell whether the last sign of life is a whole lease ago, so that the lease may be lost."""
+        return self._clock.monotonic_s() - self._beaten_s >= self._lease_s
+
+    def beat(self) -> bool:
+        """Show a sign of life. When the lease is lost, nothing that it held is started any more. Any thread."""
+        now_s = self._clock.monotonic_s()
+        holds = self._engine.beat(self._lease)
+        self._beaten_s = now_s
+        if not holds:
+            self._hand.give_up()  # Whoever evicted this worker returned it.
+        return holds
 
     def attend(self) -> None:
         """Look at the hand every now and then until it is empty: a batch has been put into it."""
@@ -284,15 +311,12 @@ class LeaseKeeper:
             self._failure = error  # Raised in the worker's own thread, see ``refuse_failed``.
 
     def _keep(self) -> None:
-        beaten_s = self._clock.monotonic_s()
         while not self._stopped:
-            now_s = self._clock.monotonic_s()
-            left_s = beaten_s + self._beat_s - now_s
+            left_s = self._beaten_s + self._lease_s / BEATS_PER_LEASE - self._clock.monotonic_s()
             if left_s <= 0:
-                self._engine.beat(self._lease)
+                self.beat()
                 for revocation in self._engine.revocations(self._lease):
                     self._on_revoked(revocation)
-                beaten_s = now_s
                 continue
             self._wake.wait(min(left_s, _WATCH_US / _MICROSECONDS) if self._attending else left_s)
             self._wake.clear()
@@ -310,9 +334,10 @@ class LeaseKeeper:
 def unblock(engine: LocalTasks, lease: Lease, hand: Hand) -> None:
     """Commit what is finished and hand back what is not started, behind a task that takes long."""
     pending = hand.give_up()
-    finished = hand.drain()
-    if finished:
-        engine.exchange(lease, finished, want=0)
+    with hand.committing:
+        finished = hand.drain()
+        if finished:
+            engine.exchange(lease, finished, want=0)
     if pending:
         engine.hand_back(lease, pending)
     reach("task.unblocked")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
 from millstream.primitives.clock import Clock
@@ -23,6 +23,7 @@ from millstream.tasks.retry import (
 )
 from millstream.tasks.task import AnyTask
 
+_CUT_SHORT = "its worker was told to end at once while it ran, and it may run only once"
 RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
 
 
@@ -82,6 +83,21 @@ class Executor:
         """Tell whether the task is run again when its worker dies; so it is for all that are unknown."""
         task = self.registry.find(claimed.name)
         return task is None or task.options.acks_late
+
+    def cut_short(
+        self, running: Iterable[Claimed], finished: Iterable[Completion]
+    ) -> list[Completion]:
+        """Return the ends of attempts that may not be repeated, and whose process ends now.
+
+        Those of ``finished`` have come to an end of their own meanwhile.
+        """
+        ended = {one.task.seq for one in finished}
+        now_us = self.clock.now_us()
+        return [
+            Raised(task, "WorkerStopped", _CUT_SHORT, "", None, now_us, now_us)
+            for task in running
+            if task.seq not in ended and not self.runs_again(task)
+        ]
 
     def failed(
         self, claimed: Claimed, error: BaseException, started_us: int, *, policy: RetryPolicy

@@ -26,6 +26,8 @@ class Hand:
         self._finished: list[Completion] = []
         self._running: Work = ()
         self._started_s = 0.0
+        self.committing = threading.Lock()
+        """Held by whoever drains, until what it took is committed: a lease that ends meanwhile would return that."""
 
     def fill(self, claimed: Sequence[Claimed]) -> None:
         """Take over what was claimed."""
@@ -71,6 +73,12 @@ class Hand:
         """What runs now: a task, the tasks of a batch, or nothing."""
         with self._lock:
             return self._running
+
+    @property
+    def has_finished(self) -> bool:
+        """Tell whether something waits for its commit."""
+        with self._lock:
+            return bool(self._finished)
 
     @property
     def is_empty(self) -> bool:

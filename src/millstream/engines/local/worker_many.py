@@ -65,6 +65,8 @@ class ManyWorker:
         self._lock = threading.Lock()
         self._running: dict[int, Work] = {}
         self._finished: list[Completion] = []
+        self._committing = threading.Lock()
+        """Held by whoever drains, until what it took is committed: a lease that ends meanwhile would return that."""
         self._alone: Work = ()
         self._stopping = threading.Event()
         self._waiter = engine.store.waiter(*(f"tasks:{queue}" for queue in settings.queues))
@@ -104,10 +106,15 @@ class ManyWorker:
     def abandon(self) -> None:
         """Commit what is finished; hand back all else, uncharged. The process must end next."""
         self._stopping.set()
+        # Never freed: what the other thread has taken is committed first, and nothing more is claimed.
+        self._committing.acquire()
         lease = self._lease
         if lease is None:
             return
-        finished = self._drain()
+        with self._lock:  # Nothing more is started, see ``_begin``.
+            running = [task for work in self._running.values() for task in work]
+            finished, self._finished = self._finished, []
+        finished += self._executor.cut_short(running, finished)
         if finished:
             self._engine.exchange(lease, finished, want=0)
         self._engine.leave(lease)
@@ -131,18 +138,21 @@ class ManyWorker:
             keeper.refuse_failed()
             stopping = self._stopping.is_set()
             self._waiter.arm()
-            finished = self._drain()
+            finished = self._has_finished
             room = 0 if stopping or self._alone else self._room()
             ready = self._engine.ready(self._settings.queues)
             if finished or (room and ready.now):
-                exchange = self._engine.exchange(lease, finished, want=room)
+                with self._committing:
+                    exchange = self._engine.exchange(lease, self._drain(), want=room)
                 if exchange.evicted:
                     # What runs here belongs to others now; its completions will be refused and counted.
                     reach("task.evicted")
                     self._alone = ()
                     lease = self._join()
                     keeper.watch(lease)
-                self._start(exchange.claimed, pool)
+                # After a pause of a whole lease, what was claimed may be in other hands: ask before it is started.
+                if not keeper.is_overdue or keeper.beat():
+                    self._start(exchange.claimed, pool)
                 self._start_alone(pool)
                 self._look_for_the_dead()
                 if exchange.claimed or exchange.evicted:
@@ -177,6 +187,8 @@ class ManyWorker:
 
     def _begin(self, work: Work, pool: Pool) -> None:
         with self._lock:
+            if self._stopping.is_set():
+                return  # It goes back with the lease.
             self._running[id(work)] = work
         pool.start(work, lambda completions: self._end(work, completions))
 
@@ -188,6 +200,11 @@ class ManyWorker:
             if self._alone is work:
                 self._alone = ()
         self._waiter.nudge()
+
+    @property
+    def _has_finished(self) -> bool:
+        with self._lock:
+            return bool(self._finished)
 
     def _drain(self) -> list[Completion]:
         with self._lock:

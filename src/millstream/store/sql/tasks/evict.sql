@@ -1,0 +1,1 @@
+DELETE FROM task_workers WHERE lease = ? AND beats = ? RETURNING worker
