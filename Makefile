@@ -6,10 +6,14 @@
 
 PYTHON ?= python3
 ARGS   ?=
-# A soak: so many disks for each moment of a power loss, and so many ledger runs of so many seconds.
+# A soak: so many disks for each moment of a power loss, so many ledger runs of so many seconds, and so many tasks whose
+# workers, senders and schedulers are killed so often.
 SEEDS   ?= 10
 SECONDS ?= 60
-SOAK   := tests/simulation/test_power_loss.py tests/simulation/test_campaign.py
+TASKS   ?= 20000
+KILLS   ?= 200
+SOAK   := tests/simulation/test_power_loss.py tests/simulation/test_campaign.py \
+          tests/simulation/test_tasks_campaign.py
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
@@ -63,7 +67,8 @@ docs: $(VENV)/.dev ## only the docs: examples run, links resolve, nothing is lef
 # ---- for contributors ---------------------------------------------------------------------------
 
 soak: $(VENV)/.dev ## kill processes and cut the power for long: make soak SEEDS=20 SECONDS=60
-	MILLSTREAM_SEEDS=$(SEEDS) MILLSTREAM_SECONDS=$(SECONDS) $(BIN)/python -m pytest $(SOAK) -v $(ARGS)
+	MILLSTREAM_SEEDS=$(SEEDS) MILLSTREAM_SECONDS=$(SECONDS) MILLSTREAM_LEDGER_TASKS=$(TASKS) \
+	  MILLSTREAM_LEDGER_KILLS=$(KILLS) $(BIN)/python -m pytest $(SOAK) -v $(ARGS)
 
 bench: $(VENV)/.bench ## run a benchmark beside its peers: make bench NAME=log
 	@test -n "$(NAME)" || { echo "error: which benchmark? For example: make bench NAME=log" >&2; exit 2; }
