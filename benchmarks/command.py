@@ -9,15 +9,15 @@ import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from benchmarks import machine
-from benchmarks.harness import Figure, Scenario, Settings
+from benchmarks.harness import ROOT, ROUNDS, Figure, Scenario, Settings
 from benchmarks.report import as_json, print_table
 
-ROOT = Path(__file__).resolve().parents[1]
-_QUICK = {"rounds": 1, "seconds": 0.05, "warm_up_s": 0.02}
+_QUICK: Mapping[str, Any] = {"rounds": 1, "seconds": 0.05, "warm_up_s": 0.02}
 _EXPLAINED = (
     "First the median of the rounds, then their smallest and largest. In a round all take turns, each in a fresh "
     "directory on one disk, with Python's garbage collector as it is by default.",
@@ -26,7 +26,9 @@ _EXPLAINED = (
 )
 
 
-def bench_command(bench: str, scenarios: Mapping[str, Scenario]) -> click.Command:
+def bench_command(
+    bench: str, scenarios: Mapping[str, Scenario], *, rounds_usual: int = ROUNDS
+) -> click.Command:
     """Return the command that runs these scenarios and prints their figures."""
 
     @click.command(help=f"Run the benchmark {bench}: a table, and last one line of JSON.")
@@ -37,6 +39,7 @@ def bench_command(bench: str, scenarios: Mapping[str, Scenario]) -> click.Comman
     @click.option("--rounds", type=click.IntRange(min=1), help="How often all take turns.")
     @click.option("--seconds", type=float, help="How long each measurement takes.")
     @click.option("--peers/--no-peers", default=True, help="Run the peers, too.")
+    @click.option("--against", default="*", help="Only the peers that fit this pattern.")
     @click.option(
         "--directory", type=click.Path(path_type=Path), help="A directory on the disk to measure."
     )
@@ -47,6 +50,7 @@ def bench_command(bench: str, scenarios: Mapping[str, Scenario]) -> click.Comman
         rounds: int | None,
         seconds: float | None,
         peers: bool,
+        against: str,
         directory: Path | None,
     ) -> None:
         chosen = {name: run for name, run in scenarios.items() if fnmatch.fnmatch(name, only)}
@@ -60,29 +64,15 @@ def bench_command(bench: str, scenarios: Mapping[str, Scenario]) -> click.Comman
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         place = Path(tempfile.mkdtemp(prefix=f"bench-{bench}-", dir=parent))
         try:
-            settings = _settings(place, quick, rounds, seconds, peers)
+            scale = dict(_QUICK) if quick else {"rounds": rounds_usual}
+            asked = {"rounds": rounds, "seconds": seconds}
+            scale = scale | {name: value for name, value in asked.items() if value is not None}
+            settings = Settings(place, quick=quick, with_peers=peers, against=against, **scale)
             _run(bench, chosen, settings)
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
     return command
-
-
-def _settings(
-    place: Path, quick: bool, rounds: int | None, seconds: float | None, peers: bool
-) -> Settings:
-    values = dict(_QUICK) if quick else {}
-    if seconds is not None:
-        values |= {"seconds": seconds}
-    default = Settings(place, quick=quick, with_peers=peers)
-    return Settings(
-        place,
-        rounds=rounds or int(values.get("rounds", default.rounds)),
-        seconds=values.get("seconds", default.seconds),
-        warm_up_s=values.get("warm_up_s", default.warm_up_s),
-        quick=quick,
-        with_peers=peers,
-    )
 
 
 def _run(bench: str, scenarios: Mapping[str, Scenario], settings: Settings) -> None:

@@ -7,6 +7,7 @@ and the largest. Python's garbage collector runs as it does for users; it is emp
 
 from __future__ import annotations
 
+import fnmatch
 import gc
 import shutil
 import statistics
@@ -22,7 +23,9 @@ Better: TypeAlias = Literal["higher", "lower"]
 Values: TypeAlias = Mapping[str, float]
 
 OWN = "millstream"
-_REASON_LENGTH_MAX = 200
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS = 5
+_REASON_LENGTH_MAX = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,15 +33,21 @@ class Settings:
     """How long and where to measure."""
 
     directory: Path
-    rounds: int = 5
+    rounds: int = ROUNDS
     seconds: float = 1.0
     warm_up_s: float = 0.3
     quick: bool = False
     with_peers: bool = True
+    against: str = "*"
+    """Only the peers whose names fit this pattern."""
 
     def scaled(self, full: int, quick: int) -> int:
         """Return a number of events: ``full``, or ``quick`` in a smoke test."""
         return quick if self.quick else full
+
+    def wants(self, peer: str) -> bool:
+        """Whether this peer is to be measured."""
+        return self.with_peers and fnmatch.fnmatchcase(peer, self.against)
 
 
 class Unavailable(Exception):

@@ -11,7 +11,7 @@ from rich.text import Text
 
 from benchmarks.harness import OWN, Figure, Samples
 
-_NAME_WIDTH = 16
+_NAME_WIDTH_MIN = 16
 _DIGITS = 6
 
 
@@ -62,19 +62,20 @@ def print_table(bench: str, machine: str, figures: Sequence[Figure], notes: Sequ
 def _lines(figure: Figure) -> list[Text]:
     durability = f", durability={figure.durability}" if figure.durability else ""
     head = Text(figure.name, style="bold").append(f"  ({figure.unit}{durability})", style="dim")
-    rows = [_row(OWN, figure.samples, _verdict(figure))]
+    width = max(_NAME_WIDTH_MIN, *(len(name) + 2 for name in (OWN, *figure.peers)))
+    rows = [_row(OWN, width, figure.samples, _verdict(figure))]
     rows += [
-        _row(name, samples, Text(_comparison(figure, samples)))
+        _row(name, width, samples, Text(_comparison(figure, samples)))
         for name, samples in figure.peers.items()
     ]
     return [head, *rows, *(Text(f"  note: {note}", style="dim") for note in figure.all_notes())]
 
 
-def _row(name: str, samples: Samples, remark: Text) -> Text:
+def _row(name: str, width: int, samples: Samples, remark: Text) -> Text:
     value, limits = samples.median, samples.range
     median = "-" if value is None else readable(value)
     spread = "" if limits is None else f"{readable(limits[0])} to {readable(limits[1])}"
-    row = Text(f"  {name:<{_NAME_WIDTH}}{median:>10}   {spread:<22}").append(remark)
+    row = Text(f"  {name:<{width}}{median:>10}   {spread:<22}").append(remark)
     row.rstrip()
     return row
 

@@ -12,7 +12,12 @@ from benchmarks.peers.sqlite_rows import SqliteRows
 
 
 def peers(settings: Settings) -> list[System]:
-    """Return every peer, or none if none are wanted."""
-    if not settings.with_peers:
-        return []
-    return [SqliteRows(), RedisStreams(), HonkerStream(), LiteQueuePeer(), PersistQueuePeer()]
+    """Return every peer that is wanted."""
+    known: list[System] = [
+        SqliteRows(),
+        RedisStreams(),
+        HonkerStream(),
+        LiteQueuePeer(),
+        PersistQueuePeer(),
+    ]
+    return [peer for peer in known if settings.wants(peer.name)]

@@ -11,14 +11,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from benchmarks.harness import Unavailable
+from benchmarks.programs import free_port
 
 _START_TIMEOUT_S = 10.0
 _ATTEMPTS = 3
 
 
 @contextmanager
-def redis_server(directory: Path, *, appendfsync: str) -> Iterator[int]:
-    """Run a server with an append-only file and yield its port; it is stopped and waited for at the end."""
+def redis_server(directory: Path, *, appendfsync: str | None) -> Iterator[int]:
+    """Run a server and yield its port; it is stopped and waited for at the end.
+
+    It has an append-only file, synced as ``appendfsync`` says, or with None nothing that outlives it.
+    """
     program = shutil.which("redis-server")
     if program is None:
         raise Unavailable("redis-server is not installed (on Debian: apt-get install redis-server)")
@@ -34,15 +38,20 @@ def redis_server(directory: Path, *, appendfsync: str) -> Iterator[int]:
             process.wait()
 
 
-def _start(program: str, directory: Path, appendfsync: str) -> tuple[subprocess.Popen[bytes], int]:
+def _start(
+    program: str, directory: Path, appendfsync: str | None
+) -> tuple[subprocess.Popen[bytes], int]:
+    kept = ["--appendonly", "no"]
+    if appendfsync is not None:
+        # Rewriting the file in the middle would be other work than ours.
+        kept = ["--appendonly", "yes", "--appendfsync", appendfsync]
+        kept += ["--auto-aof-rewrite-percentage", "0"]
     for _ in range(_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         process = subprocess.Popen(
             [
                 *(program, "--port", str(port), "--bind", "127.0.0.1", "--dir", str(directory)),
-                *("--save", "", "--appendonly", "yes", "--appendfsync", appendfsync),
-                # Rewriting the file in the middle would be other work than ours.
-                *("--auto-aof-rewrite-percentage", "0", "--daemonize", "no"),
+                *("--save", "", *kept, "--daemonize", "no"),
             ],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
@@ -52,13 +61,6 @@ def _start(program: str, directory: Path, appendfsync: str) -> tuple[subprocess.
         process.kill()
         process.wait()
     raise Unavailable(f"redis-server did not start in {_ATTEMPTS} attempts")
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:

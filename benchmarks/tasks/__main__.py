@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from benchmarks.command import bench_command
 from benchmarks.harness import Scenario
-from benchmarks.tasks.round_trip import round_trip
-from benchmarks.tasks.throughput import done, sent
+from benchmarks.tasks.throughput import busy, queues
+from benchmarks.tasks.waiting import idle, waiting
 
-SCENARIOS: dict[str, Scenario] = {"send": sent, "done": done, "roundtrip": round_trip}
+SCENARIOS: dict[str, Scenario] = {
+    "queues": queues,
+    "busy": busy,
+    "waiting": waiting,
+    "idle": idle,
+}
 
-main = bench_command("tasks", SCENARIOS)
+main = bench_command("tasks", SCENARIOS, rounds_usual=3)
 
 if __name__ == "__main__":
     main()

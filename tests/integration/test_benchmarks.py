@@ -6,6 +6,7 @@ Nothing here looks at how fast anything is. Peers that are not installed have no
 from __future__ import annotations
 
 import json
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,10 @@ from typing import Any
 
 import pytest
 
+from benchmarks.harness import Unavailable
+from benchmarks.peers.redis_server import redis_server
+from benchmarks.tasks.contract import KINDS, SPIN_20, USUAL, Amounts
+from benchmarks.tasks.driver import BULK, MEDIAN, SEND, TAIL, Job, drained, drive
 from tests.architecture.tree import ROOT
 
 FIELDS = {
@@ -87,11 +92,86 @@ def test_the_log(tmp_path: Path):
     assert figures[0]["peers"]["sqlite rows"] > 0
 
 
-def test_tasks(tmp_path: Path):
-    figures = run("tasks", tmp_path)["figures"]
+def test_task_queues_beside_each_other(tmp_path: Path):
+    # One peer, the one that needs nothing: the others start servers, and all of them take minutes.
+    options = ["--only", "queues", "--against", "process pool*"]
+    figures = run("tasks", tmp_path, *options)["figures"]
+    celery = [figure for figure in figures if "best Celery" in figure["name"]]
+    for figure in celery:
+        assert figure["value"] is None
+        assert figure["met"] is False
+        assert figure["notes"][-1] == "millstream: no Celery on Redis was measured"
+    for figure in figures:
+        if figure not in celery:
+            check(figure)
+    targets = {figure["name"]: figure["target"] for figure in figures if figure["target"]}
+    assert targets == {
+        "done, no-op tasks, 1 worker": 20_000,
+        "done, no-op tasks, 2 workers": 20_000,
+        "done, no-op tasks, over the best Celery on Redis of the round, 1 worker": 30,
+        "done, no-op tasks, over the best Celery on Redis of the round, 2 workers": 30,
+        "sent, one by one, disk": 4_000,
+        "sent, one by one, process": 20_000,
+        "sent, many at once, disk": 100_000,
+        "sent, many at once, process": 100_000,
+        "sent until its result is back, p50, disk": 2.0,
+        "sent until its result is back, p50, process": 0.5,
+    }
+    assert set(figures[0]["peers"]) == {"millstream (process)", "process pool (none)"}
+
+
+def test_task_workers_busy_crowded_and_idle(tmp_path: Path):
+    figures = run("tasks", tmp_path, "--only", "[!q]*", "--against", "process pool*")["figures"]
     for figure in figures:
         check(figure)
-    assert set(figures[0]["peers"]) == {"honker", "litequeue", "persist-queue"}
+    targets = {figure["name"]: figure["target"] for figure in figures if figure["target"]}
+    assert targets == {
+        "two processors that two workers keep busy with 20 ms tasks": 95,
+        "a claim of 256 with 2,048 waiting, over one with 1,024": 1.1,
+        "most memory of a worker process with 2,048 waiting": 100e6 / 2**20,
+        "a worker that has nothing to do": 0.5,
+    }
+
+
+def test_a_system_is_measured_in_a_process_of_its_own(tmp_path: Path):
+    amounts = Amounts(singles=30, bulk=40, spins_1_ms=3, spins_20_ms=1, round_trips=5)
+    values = drive(Job("process pool (none)", amounts), tmp_path)
+    kinds = {drained(kind, workers) for kind in KINDS for workers in (1, 2)}
+    assert set(values) == {SEND, BULK, MEDIAN, TAIL, *kinds}
+    assert all(value > 0 for value in values.values())
+    assert 0 < values[drained(SPIN_20, 1)] < 50
+    assert 0 < values[drained(SPIN_20, 2)] < 100
+
+
+def test_a_system_that_cannot_run_says_why(tmp_path: Path):
+    with pytest.raises(Unavailable, match="there is no system 'nobody'"):
+        drive(Job("nobody", USUAL), tmp_path)
+
+
+def test_a_system_that_takes_too_long_is_ended(tmp_path: Path):
+    with pytest.raises(Unavailable, match="not done within 0 s"):
+        drive(Job("process pool (none)", USUAL, timeout_s=0.2), tmp_path)
+
+
+@pytest.mark.parametrize(("appendfsync", "kept"), [(None, "no"), ("always", "yes")])
+def test_a_redis_of_our_own_keeps_what_it_is_told_to(
+    tmp_path: Path, appendfsync: str | None, kept: str
+):
+    with redis_server(tmp_path, appendfsync=appendfsync) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as connection:
+            connection.sendall(b"SET a 1\r\nCONFIG GET append*\r\n")
+            answer = b""
+            while b"appendonly" not in answer or b"appendfsync" not in answer:
+                answer += connection.recv(4096)
+        words = answer.decode().split("\r\n")
+        assert words[0] == "+OK"
+        assert words[words.index("appendonly") + 2] == kept
+        if appendfsync is not None:
+            assert words[words.index("appendfsync") + 2] == appendfsync
+    files = [path for path in tmp_path.rglob("*") if path.is_file() and b"SET" in path.read_bytes()]
+    assert bool(files) == (appendfsync is not None)
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
 def test_flows(tmp_path: Path):
