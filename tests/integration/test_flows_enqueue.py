@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import enum
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 import pyarrow as pa
 import pytest
@@ -130,6 +131,50 @@ def test_equal_calls_of_a_unique_task_are_stored_once(app: ms.App) -> None:
 
     orders(app).select("who").enqueue(greet).run()
     assert stored(app) == 2
+
+
+@dataclasses.dataclass
+class Order:
+    n: int
+    who: str
+    at: datetime | None = None
+
+
+class Urgent(TypedDict):
+    n: int
+    why: str
+
+
+def test_a_task_of_one_record_takes_the_whole_row(app: ms.App) -> None:
+    seen: list[object] = []
+
+    @app.task
+    def pack(order: Order, *, how: str = "box") -> None:
+        seen.append((order, how))
+
+    @app.task(batch=ms.Batch(max=10, wait="0s"))
+    def ship(orders: list[Order]) -> list[None]:
+        seen.append(orders)
+        return [None] * len(orders)
+
+    @app.task
+    def hurry(order: Urgent) -> None: ...
+
+    flow = orders(app).filter(ms.col("n") < 2)
+    flow.enqueue(pack.s(how="bag")).run()
+    flow.select("n", "who").enqueue(ship).run()
+    work(app)
+    first, second = Order(0, "a", at(0)), Order(1, "b", at(1))
+    assert seen[:2] == [(first, "bag"), (second, "bag")]
+    assert seen[2:] == [[Order(0, "a"), Order(1, "b")]]
+    with pytest.raises(PlanError, match="'who' is no field of 'order'"):
+        flow.select("n", "who").enqueue(hurry)
+    with pytest.raises(PlanError, match="no column 'why'"):
+        flow.select("n").enqueue(hurry)
+    with pytest.raises(PlanError, match="'n' is str, which the field of 'order' does not take"):
+        flow.select(n="who", why="who").enqueue(hurry)
+    with pytest.raises(PlanError, match="'n' is no parameter"):
+        flow.select("n").enqueue(pack)  # two parameters are open
 
 
 def anything(**columns: Any) -> None: ...
