@@ -12,6 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 import sqlalchemy
+from psycopg.conninfo import conninfo_to_dict
+from sqlalchemy.ext.asyncio import AsyncSession, create_async_engine
 from sqlalchemy.orm import Session
 
 import millstream as ms
@@ -221,6 +223,17 @@ def test_an_asynchronous_connection_adds_calls(postgresql: str, tmp_path: Path) 
         connection.execute("CREATE SCHEMA public")
     shop.make_tables()
 
+    query = {"host": conninfo_to_dict(postgresql)["host"]}
+    url = sqlalchemy.URL.create("postgresql+psycopg", "postgres", database="postgres", query=query)
+
+    async def order_in_a_session(number: int) -> None:
+        engine = create_async_engine(url)
+        async with AsyncSession(engine) as session, session.begin():
+            await session.execute(sqlalchemy.text(f"INSERT INTO orders VALUES ({number})"))
+            call = shop.mail.s(number)
+            await session.run_sync(lambda s: shop.outbox.add(s.connection().connection, call))
+        await engine.dispose()
+
     async def order() -> None:
         async with await psycopg.AsyncConnection.connect(postgresql) as connection:
             await shop.outbox.aadd(connection, shop.mail.s(1))
@@ -230,6 +243,8 @@ def test_an_asynchronous_connection_adds_calls(postgresql: str, tmp_path: Path) 
 
     with shop.app:
         asyncio.run(order())
+        asyncio.run(order_in_a_session(3))
         with shop.connect() as connection:
-            assert shop.outbox.relay(connection) == 1
-        assert mailed(shop) == [1]
+            assert shop.outbox.relay(connection) == 2
+        assert mailed(shop) == [1, 3]
+        assert shop.orders() == [3]
