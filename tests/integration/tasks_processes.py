@@ -10,9 +10,11 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
+from millstream.app import App
 from millstream.primitives.durability import Durability
 from tests.integration import tasks_shop
 
@@ -23,7 +25,14 @@ PATIENCE_S = 60.0
 class Site:
     """One store, seen by this process and by the workers that it starts."""
 
-    def __init__(self, folder: Path, durability: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        durability: str,
+        monkeypatch: pytest.MonkeyPatch,
+        module: ModuleType = tasks_shop,
+    ) -> None:
+        self._module = module.__name__
         self.path = folder / "shop.mill"
         for name, value in (
             ("SHOP_STORE", self.path),
@@ -39,9 +48,10 @@ class Site:
         self._gate = os.open(folder / "gate", os.O_RDWR | os.O_NONBLOCK)
         self._told = b""
         # The app of this process is declared once; each test gives it a store of its own.
-        tasks_shop.app.store_path = str(self.path)
-        tasks_shop.app.durability = Durability(durability)
-        self.engine = tasks_shop.app.tasks_engine
+        self._app: App = module.app
+        self._app.store_path = str(self.path)
+        self._app.durability = Durability(durability)
+        self.engine = self._app.tasks_engine
 
     def listen(self, *, patience_s: float = PATIENCE_S) -> tuple[int, str]:
         """Return process and words of the next line."""
@@ -67,7 +77,7 @@ class Site:
     def worker(self, *options: str, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
         """Run ``millstream worker`` until the block ends."""
         command = [sys.executable, "-m", "millstream", "worker"]
-        command += ["-A", "tests.integration.tasks_shop", *options]
+        command += ["-A", self._module, *options]
         process = subprocess.Popen(
             command, cwd=ROOT, env={**os.environ, **environment}, stderr=subprocess.PIPE
         )
@@ -88,14 +98,19 @@ class Site:
         assert process.returncode == 0, errors.decode()
 
     def close(self) -> None:
-        tasks_shop.app.close()
+        self._app.close()
         os.close(self._pipe)
         os.close(self._gate)
 
 
 @contextmanager
-def site(folder: Path, durability: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
-    opened = Site(folder, durability, monkeypatch)
+def site(
+    folder: Path,
+    durability: str,
+    monkeypatch: pytest.MonkeyPatch,
+    module: ModuleType = tasks_shop,
+) -> Iterator[Site]:
+    opened = Site(folder, durability, monkeypatch, module)
     try:
         yield opened
     finally:

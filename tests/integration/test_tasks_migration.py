@@ -24,7 +24,7 @@ def test_tasks_of_an_older_store_are_kept(tmp_path: Path) -> None:
     )
     migrate(connection, path)
     (head,) = run(connection, "tasks/heads", {"queue": "q", "tasks_max": 9})
-    assert head[7:] == (1, "a", "t", b"\x80", 2, 1, 1, 2, 3, "q", 7, None)
+    assert head[7:] == (1, "a", "t", b"\x80", 2, 1, 1, 2, 3, "q", 7, None, None, None)
     (status,) = run(connection, "tasks/status", ("b",))
     assert status[4] == "failed"
     assert status[9:11] == (9, b"\x01")

@@ -147,13 +147,15 @@ def test_another_worker_takes_over_from_one_that_was_killed(shop: Site) -> None:
 
 
 def test_a_stopped_worker_loses_its_task_and_its_late_result_is_refused(quick: Site) -> None:
-    result = gated.delay("x")
-    with quick.worker("--concurrency", "2", "--lease", "1s") as worker:
+    # Without a supervisor, which would kill the one that shows no sign of life.
+    result, solo = gated.delay("x"), ("--pool", "solo", "--lease", "1s")
+    with quick.worker(*solo) as worker:
         stopped, _ = quick.listen()
-        os.kill(stopped, signal.SIGSTOP)
-        other, _ = quick.listen()
-        quick.open_gate()
-        assert result.get(PATIENCE_S) == "x"
+        with quick.worker(*solo):
+            os.kill(stopped, signal.SIGSTOP)
+            other, _ = quick.listen()
+            quick.open_gate()
+            assert result.get(PATIENCE_S) == "x"
         assert other != stopped
         quick.open_gate()
         os.kill(stopped, signal.SIGCONT)

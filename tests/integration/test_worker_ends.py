@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from millstream.engines.local.worker import LeaseKeeper, Worker, WorkerSettings
+from millstream.engines.local.worker_kind import PoolKind
 from millstream.engines.local.worker_many import ManyWorker
-from millstream.engines.local.worker_pool import PoolKind
 from millstream.store import Store
 from millstream.tasks.limits import RECOVERY_TICK_US
 from millstream.tasks.states import TaskState

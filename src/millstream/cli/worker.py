@@ -6,26 +6,32 @@ import os
 import sys
 import traceback
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from random import Random
 
 import click
 
 from millstream.app import App
 from millstream.cli.target import load_app
+from millstream.engines.local.process_memory import refuse_unreadable_memory
 from millstream.engines.local.task_schedules import ScheduleDuty
 from millstream.engines.local.worker import Worker, WorkerSettings
 from millstream.engines.local.worker_child import EXIT_RECYCLED, run_child
+from millstream.engines.local.worker_kind import PoolKind
+from millstream.engines.local.worker_limits import limit_keeper, refuse_unfit_tasks
 from millstream.engines.local.worker_many import ManyWorker
-from millstream.engines.local.worker_pool import PoolKind
-from millstream.engines.local.worker_reports import Reporter, Sources, from_handle
+from millstream.engines.local.worker_reports import Marked, Reporter, Sources, from_handle
 from millstream.engines.local.worker_sources import imported_sources, new_sources
 from millstream.engines.local.worker_supervisor import CHILD_REFUSED, Supervisor
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.duration import duration_us
 from millstream.primitives.errors import ConfigurationError, MillstreamError
+from millstream.primitives.size import size_bytes
+from millstream.tasks.attempt_limits import AttemptLimits, checked
 from millstream.tasks.autoscale import PoolBounds
 from millstream.tasks.limits import AUTOSCALE_KEEPALIVE_US, CONCURRENCY_MAX, LEASE_US
-from millstream.tasks.options import QUEUE_DEFAULT
+from millstream.tasks.options import QUEUE_DEFAULT, seconds_us
 
 
 @click.command()
@@ -65,6 +71,21 @@ from millstream.tasks.options import QUEUE_DEFAULT
     help="Replace a process of the pool by a new one after so many tasks. Only with --pool process.",
 )
 @click.option(
+    "--max-memory-per-child",
+    metavar="SIZE",
+    help="Replace it likewise when it takes more memory: 200MB. Only with --pool process.",
+)
+@click.option(
+    "--time-limit",
+    metavar="DURATION",
+    help="Hard time limit of tasks that name none: seconds, or 5m. Only with --pool process.",
+)
+@click.option(
+    "--soft-time-limit",
+    metavar="DURATION",
+    help="Soft time limit of tasks that name none: seconds, or 4m30s.",
+)
+@click.option(
     "--autoscale",
     metavar="MAX,MIN",
     help="As many processes as tasks need, between these. Only with --pool process.",
@@ -90,6 +111,9 @@ def worker(  # noqa: PLR0913 - one for each option of the command
     burst: bool,
     lease: str,
     max_tasks_per_child: int | None,
+    max_memory_per_child: str | None,
+    time_limit: str | None,
+    soft_time_limit: str | None,
     autoscale: str | None,
     autoscale_keepalive: str,
     reloads: bool,
@@ -103,10 +127,17 @@ def worker(  # noqa: PLR0913 - one for each option of the command
     tasks go back to their queue.
     """
     kind = PoolKind(pool)
-    _refuse_unfit(
-        kind, max_tasks_per_child=max_tasks_per_child, autoscale=autoscale, reload=reloads
-    )
+    for option, value in (
+        ("--max-tasks-per-child", max_tasks_per_child),
+        ("--max-memory-per-child", max_memory_per_child),
+        ("--time-limit", time_limit),
+    ):
+        if value is not None and kind is not PoolKind.PROCESS:
+            raise click.UsageError(f"{option} needs --pool process")
+    _refuse_unfit(kind, autoscale=autoscale, reload=reloads)
     duration_us(lease)  # Refused here once, not by each child.
+    limits = _default_limits(soft_time_limit, time_limit)
+    memory_bytes_max = _memory_bytes_max(max_memory_per_child)
     if not child and kind is not PoolKind.SOLO:
         # -B: a file that changes twice within a second must not be taken from the cache of the first change.
         command = [sys.executable, *(["-B"] if reloads else []), "-m", "millstream", "worker"]
@@ -117,6 +148,8 @@ def worker(  # noqa: PLR0913 - one for each option of the command
         command += ["--pool", pool, "--concurrency", str(concurrency)]
         if max_tasks_per_child is not None:
             command += ["--max-tasks-per-child", str(max_tasks_per_child)]
+        command += _given("--max-memory-per-child", max_memory_per_child)
+        command += _given("--time-limit", time_limit) + _given("--soft-time-limit", soft_time_limit)
         supervisor = Supervisor(
             command,
             _bounds(kind, concurrency, autoscale),
@@ -129,21 +162,19 @@ def worker(  # noqa: PLR0913 - one for each option of the command
     reporter = None if reports is None else Reporter(from_handle(reports))
     telling = reporter if reloads else None
     app, settings = _prepared(
-        target, queues, burst=burst, lease=lease, quiet=quiet, reporter=telling
+        target, queues, kind, burst=burst, lease=lease, quiet=quiet, reporter=telling
     )
     with app, ScheduleDuty(app.tasks_engine.store, report=_say):
-        settings = replace(settings, tasks_max=max_tasks_per_child)
-        runs = _worker_of(app, settings, kind, concurrency)
+        settings = replace(
+            settings, tasks_max=max_tasks_per_child, memory_bytes_max=memory_bytes_max
+        )
+        runs = _worker_of(app, settings, kind, concurrency, limits, reporter)
         run_child(runs, control=0 if child else None, reporter=reporter)
     if isinstance(runs, Worker) and runs.is_used_up:
         sys.exit(EXIT_RECYCLED)
 
 
-def _refuse_unfit(
-    kind: PoolKind, *, max_tasks_per_child: int | None, autoscale: str | None, reload: bool
-) -> None:
-    if max_tasks_per_child is not None and kind is not PoolKind.PROCESS:
-        raise click.UsageError("--max-tasks-per-child needs --pool process")
+def _refuse_unfit(kind: PoolKind, *, autoscale: str | None, reload: bool) -> None:
     if autoscale is not None and kind is not PoolKind.PROCESS:
         raise click.UsageError(
             "--autoscale needs --pool process; a thread or coroutine that waits costs nothing, "
@@ -173,20 +204,66 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
+def _given(option: str, value: str | None) -> list[str]:
+    return [] if value is None else [option, value]
+
+
+def _memory_bytes_max(size: str | None) -> int | None:
+    if size is None:
+        return None
+    refuse_unreadable_memory("--max-memory-per-child")
+    return size_bytes(size)
+
+
+def _default_limits(soft: str | None, hard: str | None) -> AttemptLimits:
+    """Return the time limits of tasks that name none. Raises ConfigurationError."""
+    soft_us, hard_us = (None if value is None else _limit_us(value) for value in (soft, hard))
+    return checked(AttemptLimits(soft_us=soft_us, hard_us=hard_us), where="millstream worker")
+
+
+def _limit_us(value: str) -> int:
+    try:
+        return seconds_us(float(value))  # As Celery's.
+    except ValueError:
+        return duration_us(value)
+
+
 def _worker_of(
-    app: App, settings: WorkerSettings, kind: PoolKind, concurrency: int
+    app: App,
+    settings: WorkerSettings,
+    kind: PoolKind,
+    concurrency: int,
+    defaults: AttemptLimits,
+    reporter: Reporter | None,
 ) -> Worker | ManyWorker:
     engine, tasks = app.tasks_engine, app.tasks
     # Each process spreads its retries by chance of its own.
     chance = Random(int.from_bytes(os.urandom(8)))
+    limits = limit_keeper(tasks, SYSTEM_CLOCK, chance, kind, defaults)
+    if reporter is not None:
+        limits.on_mark = partial(_tell_mark, reporter)
     if kind in {PoolKind.PROCESS, PoolKind.SOLO}:
-        return Worker(engine, tasks, settings, chance=chance)
-    return ManyWorker(engine, tasks, settings, kind=kind, concurrency=concurrency, chance=chance)
+        limits.install()
+        return Worker(engine, tasks, settings, chance=chance, limits=limits)
+    return ManyWorker(
+        engine,
+        tasks,
+        settings,
+        kind=kind,
+        concurrency=concurrency,
+        chance=chance,
+        limits=limits,
+    )
+
+
+def _tell_mark(reporter: Reporter, path: Path) -> None:
+    reporter.tell(Marked(str(path)))
 
 
 def _prepared(
     target: str,
     queues: str | None,
+    kind: PoolKind,
     *,
     burst: bool,
     lease: str,
@@ -203,6 +280,7 @@ def _prepared(
         settings = WorkerSettings(
             queues=queues_of(app, queues), burst=burst, lease_us=duration_us(lease)
         )
+        refuse_unfit_tasks(app.tasks, kind, settings.queues)
         changes = app.schedules.synchronise()
         if changes:
             click.echo(f"schedules {changes}", err=True)

@@ -28,6 +28,9 @@
     │   ├── TaskFailed            raised by AsyncResult.get()
     │   ├── TaskRevoked           raised by AsyncResult.get(): revoked, or expired
     │   ├── ResultTimeout         no result within the timeout
+    │   ├── SoftTimeLimitExceeded raised inside a task whose soft time limit is over
+    │   ├── TimeLimitExceeded     what an attempt failed with whose hard time limit was over
+    │   ├── MemoryLimitExceeded   what an attempt failed with whose process took too much memory
     │   ├── Replaced              raised by self.replace(): a workflow takes the task's place
     │   ├── Retry                 raised by self.retry(): the attempt ends, another follows
     │   └── MaxRetriesExceeded    raised by self.retry() when no retry is left
@@ -192,6 +195,29 @@ class TaskRevoked(TaskError):
 
 class ResultTimeout(TaskError):
     """No result arrived within the timeout."""
+
+
+class SoftTimeLimitExceeded(TaskError):
+    """The soft time limit is over. Raised inside the task, once: it may catch it, clean up, and return."""
+
+    def __init__(
+        self,
+        what: str = "the soft time limit of the task is over",
+        *,
+        where: str = "",
+        expected: str = "",
+        next_step: str = "",
+    ) -> None:
+        """Need no argument: whoever interrupts a thread can only name the class."""
+        super().__init__(what, where=where, expected=expected, next_step=next_step)
+
+
+class TimeLimitExceeded(TaskError):
+    """The hard time limit was over, and the process of the task was ended. Never raised inside a task."""
+
+
+class MemoryLimitExceeded(TaskError):
+    """The process of the task took more memory than it may, and was ended. Never raised inside a task."""
 
 
 class Retry(TaskError):

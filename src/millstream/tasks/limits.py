@@ -63,6 +63,15 @@ RECOVERY_TICK_US = 1_000_000
 """How often a worker looks for the dead, busy or idle. Also the most that the time between two looks may count
 against the lease of another worker, see ``lease.py``."""
 
+TIME_LIMIT_US_MAX = 366 * 86_400_000_000
+"""The longest time limit of an attempt."""
+MEMORY_LIMIT_BYTES_MIN = 16 * 1024 * 1024
+"""The least memory limit of a task."""
+LIMIT_GRACE_US = 1_000_000
+"""How long a process may take to end itself in order after a hard time limit, before it is killed."""
+LIMIT_TICK_US = 50_000
+"""How often a supervisor looks at its processes when there are limits to keep."""
+
 CHILDREN_MAX = 256
 """Processes of one ``millstream worker``."""
 CONCURRENCY_MAX = 1_000

@@ -38,6 +38,9 @@ class TaskMessage(msgspec.Struct, frozen=True, kw_only=True, gc=False):
     lock_key: str | None = None
     """Tasks of the same lock run one at a time."""
     limit: Limit | None = None
+    soft_time_limit_us: int | None = None
+    time_limit_us: int | None = None
+    """Time limits of this call, before those of its task."""
 
     @property
     def is_conditional(self) -> bool:
@@ -163,6 +166,8 @@ class Claimed(msgspec.Struct, frozen=True, gc=False):
     queue: str = ""
     priority: int = 0
     start_before_us: int | None = None
+    soft_time_limit_us: int | None = None
+    time_limit_us: int | None = None
     gates: tuple[str, ...] = ()
     """The lock and the limit that it holds while it runs."""
     alone: bool = False

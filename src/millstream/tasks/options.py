@@ -9,6 +9,8 @@ from typing import TypedDict
 
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import ConfigurationError
+from millstream.primitives.size import Size, size_bytes
+from millstream.tasks.attempt_limits import UNLIMITED, AttemptLimits, checked
 from millstream.tasks.batch import Batch
 from millstream.tasks.gates import limit_of
 from millstream.tasks.limits import NAME_LENGTH_MAX, RETRIES_MAX
@@ -56,6 +58,9 @@ class TaskKeywords(TypedDict, total=False):
     concurrency: int
     rate_limit: str | float
     schedule: TimesLike
+    soft_time_limit: Seconds
+    time_limit: Seconds
+    memory_limit: Size
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,12 +79,14 @@ class TaskOptions:
     rate_limit: str | float | None = None
     schedule: Times | None = None
     batch: Batch | None = None
+    limits: AttemptLimits = UNLIMITED
 
     def __post_init__(self) -> None:
         """Check what is not checked by its type."""
         check_name("queue", self.queue)
         check_priority(self.priority)
         limit_of("", concurrency=self.concurrency, rate=self.rate_limit)
+        checked(self.limits)
         if self.result_ttl_us < 0:
             raise ConfigurationError(
                 "a result cannot be kept for less than no time",
@@ -120,7 +127,18 @@ def options_of(keywords: TaskKeywords, *, batch: Batch | None = None) -> TaskOpt
         rate_limit=keywords.get("rate_limit"),
         schedule=times_of(keywords["schedule"]) if "schedule" in keywords else None,
         batch=batch,
+        limits=AttemptLimits(
+            soft_us=_limit_us(keywords.get("soft_time_limit")),
+            hard_us=_limit_us(keywords.get("time_limit")),
+            memory_bytes=size_bytes(keywords["memory_limit"])
+            if "memory_limit" in keywords
+            else None,
+        ),
     )
+
+
+def _limit_us(value: Seconds | None) -> int | None:
+    return None if value is None else seconds_us(value)
 
 
 def _policy_of(keywords: TaskKeywords) -> RetryPolicy:

@@ -124,6 +124,10 @@ class TaskRegistry:
         ``unique``: calls with the same arguments are stored once, see ``Unique``. ``lock``: calls that name the same
         lock run one at a time; a text may have parameters in braces, True is one lock for the task. ``concurrency``
         and ``rate_limit`` (``"10/m"``): how many run at once, and how many start, over all workers.
+        ``soft_time_limit`` and ``time_limit`` (seconds or timedelta) bound each attempt: after the first
+        SoftTimeLimitExceeded is raised inside the task, after the second its process is ended, and the attempt has
+        failed with TimeLimitExceeded. ``memory_limit`` (``"500MB"``) ends it likewise, with MemoryLimitExceeded, when
+        its process takes more. A worker whose pool cannot keep a limit refuses to start.
         ``schedule``: when it is called by itself without arguments, see ``app.schedule``.
         ``batch``: the function is called once for many calls, with the list of what each was given, see ``Batch``.
         Raises ConfigurationError.

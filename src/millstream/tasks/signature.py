@@ -11,6 +11,7 @@ import msgspec
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.identity import new_id
 from millstream.primitives.schema import datetime_us
+from millstream.tasks.attempt_limits import AttemptLimits, checked
 from millstream.tasks.gates import LOCK_PREFIX
 from millstream.tasks.message import TaskMessage
 from millstream.tasks.options import Seconds, check_name, check_priority, seconds_us
@@ -35,6 +36,8 @@ class CallKeywords(TypedDict, total=False):
     queue: str | None
     priority: int | None
     task_id: str | None
+    soft_time_limit: Seconds | None
+    time_limit: Seconds | None
     link: Sequence[Step] | Step
     link_error: Sequence[Step] | Step
 
@@ -51,6 +54,8 @@ class Signature(msgspec.Struct, Generic[R], frozen=True):
     queue: str | None = None
     priority: int | None = None
     task_id: str | None = None
+    soft_time_limit: Seconds | None = None
+    time_limit: Seconds | None = None
     immutable: bool = False
     """Made by ``si``: takes no result of a task before it."""
     link: Sequence[Step] | Step = ()
@@ -118,9 +123,22 @@ class Signature(msgspec.Struct, Generic[R], frozen=True):
             acks_late=options.acks_late,
             eta_us=_eta_us(self.countdown, self.eta, now_us),
         )
+        if self.soft_time_limit is not None or self.time_limit is not None:
+            message = self._limited(message)
         if task.is_conditional or self.expires is not None:
             return self._conditional(message, task, now_us)
         return message
+
+    def _limited(self, message: TaskMessage) -> TaskMessage:
+        soft, hard = self.soft_time_limit, self.time_limit
+        limits = AttemptLimits(
+            soft_us=None if soft is None else seconds_us(soft),
+            hard_us=None if hard is None else seconds_us(hard),
+        )
+        checked(limits, where=f"a call of task {message.name!r}")
+        return msgspec.structs.replace(
+            message, soft_time_limit_us=limits.soft_us, time_limit_us=limits.hard_us
+        )
 
     def _conditional(self, message: TaskMessage, task: AnyTask[..., R], now_us: int) -> TaskMessage:
         """Add when the task expires, its limit, and what depends on arguments: the lock and the key of ``unique=``."""

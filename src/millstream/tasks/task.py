@@ -100,7 +100,8 @@ class AnyTask(Generic[P, R]):
         ``countdown`` (seconds or timedelta) or ``eta`` (aware datetime): not before then; waits in the store.
         ``expires`` (seconds or timedelta from now, or an aware datetime): no attempt starts then or later; the task is
         revoked. ``queue``: where it waits. ``priority``: 0 to 9, 9 first. ``task_id``: a call of an id that is stored
-        already is not stored again. ``link`` and ``link_error``: calls that are sent when it has succeeded, with its
+        already is not stored again. ``soft_time_limit``, ``time_limit`` (seconds or timedelta): of each attempt,
+        instead of those of the task. ``link`` and ``link_error``: calls that are sent when it has succeeded, with its
         result, and when it has failed for good; see ``Signature``.
         """
         return self.send(Signature(self, tuple(args), kwargs or {}, **options))

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 
 from millstream.engines.local import task_workflows
 from millstream.engines.local.task_batches import choose
@@ -24,7 +23,6 @@ from millstream.engines.local.task_gates import (
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
 from millstream.store.transaction import Snapshot, Transaction
-from millstream.tasks.lease import Orphan, fate_of, sighting_of
 from millstream.tasks.limits import DUE_TASKS_MAX, PRUNED_TASKS_MAX, REVOKED_TTL_US
 from millstream.tasks.message import (
     Claimed,
@@ -126,6 +124,8 @@ def _new_row(message: TaskMessage, now_us: int) -> tuple[object, ...]:
         message.start_before_us,
         message.lock_key,
         None if message.limit is None else message.limit.key,
+        message.soft_time_limit_us,
+        message.time_limit_us,
     )
 
 
@@ -363,74 +363,6 @@ def _wake_returned(tx: Transaction, rows: Sequence[Row]) -> None:
     for queue in {row[0] for row in rows}:
         tx.wake(queue_channel(queue))
     release(tx, [(row[1], keys_of(*row[2:])) for row in rows])
-
-
-@dataclass(frozen=True, slots=True)
-class Death:
-    """A worker that died."""
-
-    lease: int
-    worker: str
-    beats: int
-    """Its signs of life as the looker saw them: one more since then, and it lives."""
-    why: str
-    """Why we think so, in words for the error of its tasks."""
-    running: int | None = None
-    """Which task it ran (``seq``); 0 none, None not known."""
-
-
-def evict(tx: Transaction, death: Death) -> tuple[int, int]:
-    """Take everything from a dead worker; return how many tasks went back and how many were failed."""
-    if not tx.run("tasks/evict", (death.lease, death.beats)):
-        return 0, 0  # Another worker was faster, or it has shown a sign of life.
-    rows = tx.run("tasks/orphans", (death.lease,))
-    returned = 0
-    for row in rows:
-        seq, task_id, queue, failures, deaths, acks_late, due_us, attempts_before, alone = row[:9]
-        orphan = Orphan(
-            seq=seq,
-            deaths=deaths,
-            sole=len(rows) == 1,
-            suspected=bool(alone),
-            acks_late=bool(acks_late),
-            sighting=sighting_of(seq, death.running),
-        )
-        fate = fate_of(orphan)
-        if fate.charged:
-            number = attempts_before + failures + deaths + 1
-            _store_death(tx, death, seq=seq, number=number, started_us=min(due_us, tx.now_us))
-        state = follow(_RUNNING, fate.event)
-        if state is TaskState.FAILED:
-            tx.run("tasks/abandon", (state, tx.now_us, seq, death.lease))
-            tx.wake(task_channel(task_id))
-            if task_workflows.is_step(task_id):
-                error = NodeError(task_id, "", "WorkerDied", death.why, "")
-                task_workflows.failed(tx, task_id, error, enqueue)
-        else:
-            params = (state, fate.suspected, int(fate.charged), seq, death.lease)
-            tx.run("tasks/return_orphan", params)
-            tx.wake(queue_channel(queue))
-            returned += 1
-    release(tx, [(row[0], keys_of(*row[9:])) for row in rows])
-    reach("task.recovering")
-    return returned, len(rows) - returned
-
-
-def _store_death(tx: Transaction, death: Death, *, seq: int, number: int, started_us: int) -> None:
-    tx.run(
-        "tasks/add_attempt",
-        (
-            seq,
-            number,
-            Outcome.WORKER_DIED,
-            death.worker,
-            started_us,
-            tx.now_us,
-            "WorkerDied",
-            f"the worker died while it held the task: {death.why}",
-            "",
-        ),
-    )
 
 
 def prune(tx: Transaction) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from millstream.engines.local import task_transactions as rows
 from millstream.engines.local import task_workflows
 from millstream.engines.local.task_control import LocalTaskControl
+from millstream.engines.local.task_deaths import Death, evict
 from millstream.engines.local.task_delays import TaskDelays
 from millstream.engines.local.task_status import attempt_from, status_of
 from millstream.engines.local.task_wait import EndOfTask
@@ -173,10 +174,10 @@ class LocalTasks:
         self._sweep_marks()
         return Lease(number=number, worker=worker, queues=tuple(queues), batches=batches or {})
 
-    def mark(self, lease: Lease) -> RunMark:
+    def mark(self, lease: Lease, *, lease_us: int) -> RunMark:
         """Make the mark that says what runs under a lease of this process. Raises StoreError."""
         try:
-            return self._marks.make(lease.number)
+            return self._marks.make(lease.number, lease_us)
         except OSError as error:
             raise self.store.refuse(error, self.store.directory.run) from error
 
@@ -287,22 +288,21 @@ class LocalTasks:
         if not (deaths or old or lapsed or repeatable or self._delays.are_due):
             return Recovered(0, 0, 0)
 
-        def work(tx: Transaction) -> Recovered:
-            fates = [rows.evict(tx, death) for death in deaths]
+        def work(tx: Transaction) -> dict[int, tuple[int, int]]:
+            fates = {death.lease: evict(tx, death) for death in deaths}
             if old or repeatable:
                 rows.prune(tx)
             if lapsed:
                 rows.lapse(tx)
             self._delays.store(tx)
-            return Recovered(
-                len(fates), sum(fate[0] for fate in fates), sum(fate[1] for fate in fates)
-            )
+            return {lease: fate for lease, fate in fates.items() if fate is not None}
 
-        recovered = self.store.write(work)
+        evicted = self.store.write(work)
         reach("task.recovered")
-        for death in deaths:
-            self._marks.remove(death.lease)
-        return recovered
+        for lease in evicted:
+            self._marks.remove(lease)
+        returned, abandoned = (sum(fate[n] for fate in evicted.values()) for n in (0, 1))
+        return Recovered(len(evicted), returned, abandoned)
 
     def refused(self) -> int:
         """Return how many completions came too late, ever."""
@@ -310,7 +310,7 @@ class LocalTasks:
             found = snapshot.run("tasks/counter", (rows.REFUSED,))
         return int(found[0][0]) if found else 0
 
-    def _deaths(self, seen: Sequence[Row]) -> list[rows.Death]:
+    def _deaths(self, seen: Sequence[Row]) -> list[Death]:
         sights = [
             WorkerSight(lease=lease, process=process, beats=beats, lease_us=lease_us)
             for lease, process, _, beats, lease_us in seen
@@ -327,9 +327,9 @@ class LocalTasks:
                 why = f"no sign of life for {sight.lease_us / 1_000_000:g} s, its lease"
             else:
                 continue
-            running = self._marks.running(sight.lease)
+            last_run = self._marks.last_run(sight.lease)
             worker = names[sight.lease]
-            deaths.append(rows.Death(sight.lease, worker, sight.beats, why, running))
+            deaths.append(Death(sight.lease, worker, sight.beats, why, last_run))
         return deaths
 
     def _sweep_marks(self) -> None:

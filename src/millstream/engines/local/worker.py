@@ -11,21 +11,24 @@ commits what is finished and hands back what is not started, so that nobody wait
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from millstream.engines.local.process_memory import process_memory_bytes
 from millstream.engines.local.task_link import LocalAttemptLink
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
+from millstream.engines.local.worker_limits import LimitKeeper, Overtime
 from millstream.engines.local.worker_reports import Demand
-from millstream.primitives.errors import MillstreamError
+from millstream.primitives.errors import MillstreamError, TimeLimitExceeded
 from millstream.primitives.telemetry import reach
 from millstream.store.runmark import SEVERAL, RunMark
 from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
-from millstream.tasks.message import Claimed, Lease, Raised, Revocation
+from millstream.tasks.message import Claimed, Lease, Raised, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
 
@@ -43,6 +46,8 @@ class WorkerSettings:
     lease_us: int = LEASE_US
     tasks_max: int | None = None
     """How many attempts it runs before it ends, so that a new process takes its place; None for no end."""
+    memory_bytes_max: int | None = None
+    """It ends likewise, between two batches, when its process takes more memory than this."""
 
 
 class Worker:
@@ -55,8 +60,13 @@ class Worker:
         settings: WorkerSettings,
         *,
         chance: Chance,
+        limits: LimitKeeper | None = None,
     ) -> None:
-        """Nothing happens before ``run``. ``chance`` is a seeded ``random.Random``: it spreads the retries."""
+        """Nothing happens before ``run``. ``chance`` is a seeded ``random.Random``: it spreads the retries.
+
+        ``limits`` keeps the limits of attempts; without it they have none.
+        """
+        self._limits = limits
         self._engine = engine
         self._settings = settings
         self._clock = engine.store.clock
@@ -70,6 +80,7 @@ class Worker:
             chance=chance,
             run_coroutine=self._runner.run,
             link=LocalAttemptLink(engine, lambda: self._lease),
+            limits=limits,
         )
         channels = [f"tasks:{queue}" for queue in settings.queues]
         self._waiter = engine.store.waiter(*channels)
@@ -77,6 +88,7 @@ class Worker:
         self._lease: Lease | None = None
         self._mark: RunMark | None = None
         self._left = settings.tasks_max
+        self._is_too_large = False
         self.exit: Callable[[], None] | None = None
         """Ends this process at once, for tasks that are terminated. None where the worker is not alone in its process:
         there a revoked task can only end itself."""
@@ -96,16 +108,18 @@ class Worker:
             lease = self._serve(lease, keeper)
         finally:
             keeper.stop()
+            if self._limits is not None:
+                self._limits.stop()
             self._waiter.close()
             self._runner.close()
             if self._mark is not None:
-                self._mark.close()
+                self._mark.retire()
         self._engine.leave(lease)
 
     @property
     def is_used_up(self) -> bool:
-        """Tell whether it has run as many attempts as it may."""
-        return self._left is not None and self._left <= 0
+        """Tell whether it has run as many attempts as it may, or its process takes too much memory."""
+        return self._is_too_large or (self._left is not None and self._left <= 0)
 
     def stop(self) -> None:
         """Finish the running task, commit, hand back the rest, and return from ``run``. Any thread."""
@@ -143,27 +157,53 @@ class Worker:
         task = next((one for one in running if one.seq == revocation.seq), None)
         if task is None:
             return
+        now_us = self._clock.now_us()
+        ended = Raised(
+            task, "TaskRevoked", f"terminated: {revocation.reason}", "", None, now_us, now_us
+        )
+        self._end_with(lease, running, [ended], self.exit)
+
+    def _end_overrun(self, over: Overtime) -> None:
+        """End the running task, whose hard time limit is over, with its process; commit what is finished first."""
+        lease = self._lease
+        if self.exit is None or lease is None or self._hand.running is not over.work:
+            return
+        now_us = self._clock.now_us()
+        ended = [
+            Raised(
+                task,
+                TimeLimitExceeded.__name__,
+                over.error,
+                over.traceback,
+                delay_us,
+                over.started_us,
+                now_us,
+            )
+            for task, delay_us in zip(over.work, over.retry_delays_us, strict=True)
+        ]
+        self._end_with(lease, over.work, ended, self.exit)
+
+    def _end_with(
+        self, lease: Lease, running: Work, ended: Sequence[Raised], leave: Callable[[], None]
+    ) -> None:
+        """Commit what is finished and how what runs has ended, give the lease up, and end the process."""
         with self._hand.committing:
             self._hand.give_up()  # It goes back with the lease, and so do the others of a batch.
-            now_us = self._clock.now_us()
-            ended = Raised(
-                task, "TaskRevoked", f"terminated: {revocation.reason}", "", None, now_us, now_us
-            )
-            done = [*self._hand.drain(), ended]
+            done = [*self._hand.drain(), *ended]
             done += self._executor.cut_short(running, done)
             self._engine.exchange(lease, done, want=0)
             self._engine.leave(lease)
             reach("task.terminated")
-            self.exit()
+            leave()
 
     def _join(self) -> Lease:
         settings = self._settings
-        if self._mark is not None:
-            self._mark.close(remove=True)
         self._lease = self._engine.join(
             settings.queues, lease_us=settings.lease_us, batches=self._executor.registry.batches()
         )
-        self._mark = self._engine.mark(self._lease)
+        self._mark = self._engine.mark(self._lease, lease_us=settings.lease_us)
+        if self._limits is not None:
+            self._limits.keep_for(self._mark, self._end_overrun, settings.lease_us)
         return self._lease
 
     def _serve(self, lease: Lease, keeper: LeaseKeeper) -> Lease:
@@ -216,6 +256,10 @@ class Worker:
         process_us = int((self._clock.monotonic_s() - started_s) * _MICROSECONDS)
         if self._left is not None:
             self._left -= run
+        memory_bytes_max = self._settings.memory_bytes_max
+        if memory_bytes_max is not None:
+            # After a batch, never before one: each process runs something, however low the bound.
+            self._is_too_large = process_memory_bytes(os.getpid()) > memory_bytes_max
         self._size.observe(tasks=run, process_us=process_us)
 
     def _look_for_the_dead(self) -> None:

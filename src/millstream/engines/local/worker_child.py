@@ -27,7 +27,8 @@ QUICK = b"q"
 DEMAND = b"d"
 EXIT_ABANDONED = 3
 EXIT_TERMINATED = 4
-"""What a process exits with whose task was revoked with ``terminate``; the supervisor starts another one."""
+"""What a process exits with that ends for its task's sake, which was terminated or is over its time; the supervisor
+starts another one at once."""
 
 EXIT_RECYCLED = 5
 """What a process exits with that has run as many tasks as it may; the supervisor starts another one at once."""

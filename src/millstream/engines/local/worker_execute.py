@@ -6,9 +6,19 @@ import traceback
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from typing import Any
 
+from millstream.engines.local.worker_limits import LimitKeeper
+from millstream.engines.local.worker_soft import under_soft_limit
 from millstream.primitives.clock import Clock
-from millstream.primitives.errors import MillstreamError, PayloadError, Replaced, Retry
+from millstream.primitives.errors import (
+    ConfigurationError,
+    MillstreamError,
+    PayloadError,
+    Replaced,
+    Retry,
+    SoftTimeLimitExceeded,
+)
 from millstream.primitives.telemetry import reach
+from millstream.tasks.attempt_limits import AttemptLimits
 from millstream.tasks.bound import AttemptLink, BoundBatch, BoundTask, bound_for
 from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
 from millstream.tasks.message import Claimed, Completion, Raised, Succeeded, Work
@@ -38,11 +48,13 @@ class Executor:
         chance: Chance,
         run_coroutine: RunCoroutine,
         link: AttemptLink,
+        limits: LimitKeeper | None = None,
     ) -> None:
         """``chance`` spreads the retries; ``run_coroutine`` runs what an ``async def`` task returns.
 
-        ``link`` is how tasks with ``bind=True`` reach the store.
+        ``link`` is how tasks with ``bind=True`` reach the store. Without ``limits`` attempts have none.
         """
+        self._limits = limits
         self.link = link
         self.registry = registry
         self.clock = clock
@@ -53,18 +65,43 @@ class Executor:
         """Return how each attempt ended. Whatever the task raises becomes part of the completions."""
         attempt = self._attempt(work)
         try:
+            limits = self._limits_of(work)
+        except ConfigurationError as error:
+            return attempt.raised(error)
+        if limits is None or self._limits is None:
+            return self._ended(attempt, None)
+        guard = self._limits.guard(work, limits, is_coroutine=self.is_coroutine(work))
+        try:
+            self._limits.open(guard)
+            completions = self._ended(attempt, limits.soft_us)
+            self._limits.close(guard)
+        except SoftTimeLimitExceeded as error:
+            # It came when the function had returned already, or raised. It comes once, so nothing follows.
+            self._limits.close(guard)
+            return attempt.raised(error)
+        return completions
+
+    def _ended(
+        self, attempt: _Attempt | _BatchAttempt, soft_us: int | None
+    ) -> Sequence[Completion]:
+        try:
             value = attempt.call()
             if attempt.is_async:
-                value = self._run_coroutine(value)
+                value = self._run_coroutine(_limited(value, soft_us))
             return attempt.succeeded(value)
         except BaseException as error:  # noqa: BLE001 - a task may raise anything, SystemExit too
             return attempt.raised(error)
+
+    def _limits_of(self, work: Work) -> AttemptLimits | None:
+        return None if self._limits is None else self._limits.limits_of(work)
 
     async def run_in_loop(self, work: Work) -> Sequence[Completion]:
         """``run`` for a coroutine task, on the event loop that calls it, beside others. A cancellation is an error."""
         attempt = self._attempt(work)
         try:
-            return attempt.succeeded(await attempt.call())
+            limits = self._limits_of(work)
+            coroutine = _limited(attempt.call(), None if limits is None else limits.soft_us)
+            return attempt.succeeded(await coroutine)
         except BaseException as error:  # noqa: BLE001 - as in run
             return attempt.raised(error)
 
@@ -253,6 +290,10 @@ class _BatchAttempt:
 
 async def _nothing() -> list[object]:
     return []
+
+
+def _limited(coroutine: Coroutine[Any, Any, Any], soft_us: int | None) -> Coroutine[Any, Any, Any]:
+    return coroutine if soft_us is None else under_soft_limit(coroutine, soft_us)
 
 
 def _text_of(error: BaseException) -> str:

@@ -19,10 +19,13 @@ from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker import LeaseKeeper, WorkerSettings
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
-from millstream.engines.local.worker_pool import AsyncPool, Pool, PoolKind, ThreadPool
+from millstream.engines.local.worker_kind import PoolKind
+from millstream.engines.local.worker_limits import LimitKeeper
+from millstream.engines.local.worker_pool import AsyncPool, Pool, ThreadPool
 from millstream.engines.local.worker_reports import Demand
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import reach
+from millstream.store.runmark import SEVERAL, RunMark
 from millstream.tasks.batch import works_of
 from millstream.tasks.limits import CONCURRENCY_MAX, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Completion, Lease, Revocation, Work
@@ -44,8 +47,12 @@ class ManyWorker:
         kind: PoolKind,
         concurrency: int,
         chance: Chance,
+        limits: LimitKeeper | None = None,
     ) -> None:
-        """Nothing happens before ``run``. Raises ConfigurationError for a concurrency out of range."""
+        """Nothing happens before ``run``; ``limits`` as of ``Worker``.
+
+        Raises ConfigurationError for a concurrency out of range.
+        """
         if not 1 <= concurrency <= CONCURRENCY_MAX:
             raise ConfigurationError(
                 f"{concurrency} tasks at once", expected=f"1 to {CONCURRENCY_MAX:,}"
@@ -61,7 +68,9 @@ class ManyWorker:
             chance=chance,
             run_coroutine=asyncio.run,
             link=LocalAttemptLink(engine, lambda: self._lease),
+            limits=limits,
         )
+        self._limits = limits
         self._lock = threading.Lock()
         self._running: dict[int, Work] = {}
         self._finished: list[Completion] = []
@@ -72,6 +81,7 @@ class ManyWorker:
         self._waiter = engine.store.waiter(*(f"tasks:{queue}" for queue in settings.queues))
         self._looked_s = self._clock.monotonic_s()
         self._lease: Lease | None = None
+        self._mark: RunMark | None = None
         self._pool: Pool | None = None
         self.exit: Callable[[], None] | None = None
         """Ends this process at once. Not used: a coroutine is cancelled, and a thread cannot be ended alone."""
@@ -95,7 +105,11 @@ class ManyWorker:
             pool.close()
         finally:
             keeper.stop()
+            if self._limits is not None:
+                self._limits.stop()
             self._waiter.close()
+            if self._mark is not None:
+                self._mark.retire()
         self._engine.leave(lease)
 
     def stop(self) -> None:
@@ -130,6 +144,10 @@ class ManyWorker:
         self._lease = self._engine.join(
             settings.queues, lease_us=settings.lease_us, batches=self._executor.registry.batches()
         )
+        self._mark = self._engine.mark(self._lease, lease_us=settings.lease_us)
+        self._mark.begin(SEVERAL)
+        if self._limits is not None:
+            self._limits.keep_for(self._mark, None, settings.lease_us)
         return self._lease
 
     def _serve(self, lease: Lease, keeper: LeaseKeeper, pool: Pool) -> Lease:

@@ -29,6 +29,8 @@ class Told:
 
     place: Place
     report: Report
+    process: subprocess.Popen[bytes]
+    """Which one: another may be in its place by now."""
 
 
 @dataclass(slots=True, eq=False)
@@ -74,7 +76,7 @@ class Place:
         os.close(writer)
         for target, args in (
             (self._await_exit, (self.process, tell)),
-            (self._await_reports, (reader, tell)),
+            (self._await_reports, (self.process, reader, tell)),
         ):
             threading.Thread(target=target, args=args, daemon=True).start()
 
@@ -98,9 +100,14 @@ class Place:
     ) -> None:
         tell(Exited(self, process.wait()))
 
-    def _await_reports(self, reader: int, tell: Callable[[Exited | Told], None]) -> None:
+    def _await_reports(
+        self,
+        process: subprocess.Popen[bytes],
+        reader: int,
+        tell: Callable[[Exited | Told], None],
+    ) -> None:
         for report in received(reader):
-            tell(Told(self, report))
+            tell(Told(self, report, process))
 
 
 def _inherited(descriptor: int) -> tuple[int, dict[str, Any]]:

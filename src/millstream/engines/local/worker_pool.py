@@ -12,22 +12,12 @@ import asyncio
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from enum import StrEnum
 from typing import Protocol
 
 from millstream.engines.local.worker_execute import Executor
 from millstream.tasks.message import Completion, Work
 
 Done = Callable[[Sequence[Completion]], None]
-
-
-class PoolKind(StrEnum):
-    """How one ``millstream worker`` runs tasks at the same time."""
-
-    PROCESS = "process"
-    THREAD = "thread"
-    ASYNC = "async"
-    SOLO = "solo"
 
 
 class Pool(Protocol):

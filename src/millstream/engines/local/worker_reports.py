@@ -34,7 +34,13 @@ class Sources(msgspec.Struct, frozen=True, tag="sources"):
     files: dict[str, int]
 
 
-Report = Demand | Sources
+class Marked(msgspec.Struct, frozen=True, tag="marked"):
+    """Where the mark of this process is, which says what it runs and that it lives: see ``store/runmark.py``."""
+
+    path: str
+
+
+Report = Demand | Sources | Marked
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 

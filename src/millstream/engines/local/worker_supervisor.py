@@ -19,10 +19,17 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from types import FrameType
 
-from millstream.engines.local.worker_child import DEMAND, EXIT_RECYCLED, QUICK, STOP
+from millstream.engines.local.worker_child import (
+    DEMAND,
+    EXIT_RECYCLED,
+    EXIT_TERMINATED,
+    QUICK,
+    STOP,
+)
 from millstream.engines.local.worker_places import Exited, Place, Told
-from millstream.engines.local.worker_reports import Demand
+from millstream.engines.local.worker_reports import Demand, Marked
 from millstream.engines.local.worker_sources import SourceWatch
+from millstream.engines.local.worker_watch import ProcessWatch
 from millstream.primitives.clock import Clock
 from millstream.primitives.duration import format_duration
 from millstream.tasks.autoscale import Autoscale, PoolBounds
@@ -62,6 +69,7 @@ class Supervisor:
     _events: SimpleQueue[Exited | Told | bytes] = field(default_factory=SimpleQueue)
     _places: list[Place] = field(default_factory=list)
     _sources: SourceWatch = field(default_factory=SourceWatch)
+    _watch: ProcessWatch = field(init=False)
     _autoscale: Autoscale = field(init=False)
     _waiting: int = 0
     _numbers: int = 0
@@ -88,6 +96,7 @@ class Supervisor:
 
     def _keep_running(self) -> int:
         self._autoscale = Autoscale(self.keepalive_us)
+        self._watch = ProcessWatch(self.clock, self.report)
         self._looked_s = self.clock.monotonic_s()
         self._grow(self.bounds.fewest)
         while any(place.is_needed for place in self._places):
@@ -101,6 +110,7 @@ class Supervisor:
             if not self._stops:
                 self._look()
                 self._start_due()
+        self._watch.stop()
         return self._code
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
@@ -145,10 +155,11 @@ class Supervisor:
 
     def _on_exit(self, event: Exited) -> None:
         place, code = event.place, event.code
+        was_ended = place.process is not None and self._watch.detach(place.process)
         place.vacate()
         if self._stops or place.is_leaving:
             self._places.remove(place)
-        elif place.is_renewing or code == EXIT_RECYCLED:
+        elif place.is_renewing or was_ended or code in {EXIT_RECYCLED, EXIT_TERMINATED}:
             place.start_at_s = self.clock.monotonic_s()
         elif code == 0:
             self._is_ending = (
@@ -179,6 +190,9 @@ class Supervisor:
         if isinstance(report, Demand):
             place.is_busy = report.is_busy and place.process is not None
             self._waiting = report.waiting
+        elif isinstance(report, Marked):
+            if event.process is place.process:
+                self._watch.attach(place.number, event.process, Path(report.path))
         elif not place.is_renewing:
             self._sources.learn(report.files, started_ns=place.started_ns)
 
