@@ -138,6 +138,12 @@ def test_what_is_no_json_is_refused(tasks: ModuleType) -> None:
     work()
     result.refresh()
     assert [error.exception_class for error in result.errors] == [TypeError]
+    assert notes()[-1] == "finished give_back_a_set FAILED 1 1"
+    result = tasks.give_back_too_much.enqueue()
+    work()
+    result.refresh()
+    assert [error.exception_class for error in result.errors] == [ms.errors.PayloadError]
+    assert notes()[-1] == "finished give_back_too_much FAILED 1 1", "not first a success"
 
 
 def test_a_task_takes_its_context(tasks: ModuleType) -> None:

@@ -155,6 +155,10 @@ class TaskRegistry:
         except UnknownTask:
             return None
 
+    def __contains__(self, name: object) -> bool:
+        """Tell whether a task of that name is declared already; nothing is loaded."""
+        return name in self._tasks
+
     def load_by(self, loader: Callable[[str], None]) -> None:
         """Let ``loader`` declare tasks when they are first asked for, by name; it raises UnknownTask if it cannot."""
         self._load = loader

@@ -55,7 +55,7 @@ class _Loader:
 def declare(app: App, task: Task, alias: str, options: BackendOptions) -> AnyTask[..., object]:
     """Return the task of the app that runs a task of Django, under the path of its function."""
     path: str = task.module_path
-    if path in app.tasks.names():
+    if path in app.tasks:
         return app.tasks.get(path)
     runner = runner_of(task, alias, lambda: app.tasks.engine)
     return app.tasks.add(runner, name=path, options=options.tasks, bind=True)

@@ -49,11 +49,12 @@ def runner_of(task: Task, alias: str, engine: Callable[[], TaskEngine]) -> Calla
         running = _Attempt(task, alias, engine(), attempt)
         running.begin()
         try:
-            value = normalize_json(task.func(*running.context, *args, **kwargs))
+            ended = running.returned(task.func(*running.context, *args, **kwargs))
         except BaseException as error:
             running.failed(error)
             raise
-        return running.succeeded(value)
+        running.succeeded(ended)
+        return ended
 
     async def run_async(
         attempt: BoundTask,
@@ -67,11 +68,12 @@ def runner_of(task: Task, alias: str, engine: Callable[[], TaskEngine]) -> Calla
         running = _Attempt(task, alias, engine(), attempt)
         await sync_to_async(running.begin)()
         try:
-            value = normalize_json(await task.func(*running.context, *args, **kwargs))
+            ended = running.returned(await task.func(*running.context, *args, **kwargs))
         except BaseException as error:
             await sync_to_async(running.failed)(error)
             raise
-        return await sync_to_async(running.succeeded)(value)
+        await sync_to_async(running.succeeded)(ended)
+        return ended
 
     return run_async if iscoroutinefunction(task.func) else run
 
@@ -103,11 +105,17 @@ class _Attempt:
         self._result = read_result(self._engine, self._attempt.request.id, self._alias)
         self._send(task_started)
 
-    def succeeded(self, value: Any) -> dict[str, Any]:  # noqa: ANN401 - plain data
-        """Tell of the success, and return what is stored."""
-        self._end(TaskResultStatus.SUCCESSFUL, value)
+    def returned(self, value: Any) -> dict[str, Any]:  # noqa: ANN401 - what the task returned
+        """Return what is stored. Raises TypeError for what is no JSON, PayloadError for what is too large."""
         started = self._started
-        return {"value": value, "worker": started.worker, "started_us": started.started_us}
+        plain = normalize_json(value)
+        ended = {"value": plain, "worker": started.worker, "started_us": started.started_us}
+        self._attempt.task.returned.encode(ended)  # Before anyone is told that it was successful.
+        return ended
+
+    def succeeded(self, ended: dict[str, Any]) -> None:
+        """Tell of the success."""
+        self._end(TaskResultStatus.SUCCESSFUL, ended["value"])
 
     def failed(self, error: BaseException) -> None:
         """Tell of the failure if no attempt follows it."""

@@ -52,6 +52,11 @@ def give_back_a_set():
     return {1, 2}
 
 
+@task
+def give_back_too_much():
+    return 2**70
+
+
 @task(takes_context=True, backend="patient", queue_name="patient")
 def try_again(context: TaskContext, failures):
     if context.attempt <= failures:
