@@ -124,6 +124,12 @@ def test_a_row_whose_id_is_stored_is_not_sent_again(app: ms.App) -> None:
     same.run()
     assert stored(app) == 8
 
+    @app.task
+    def tick() -> None: ...
+
+    orders(app).select(id=ms.col("n") + 200).enqueue(tick, task_id="id").run()
+    assert stored(app) == 14, "a row without arguments is a call too"
+
 
 def test_equal_calls_of_a_unique_task_are_stored_once(app: ms.App) -> None:
     @app.task(unique=True)

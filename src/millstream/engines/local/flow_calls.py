@@ -34,11 +34,11 @@ def calls_of(sink: CallSink | None, table: pa.Table, now_us: int) -> list[TaskMe
 
 def _calls(sink: CallSink, table: pa.Table, now_us: int) -> Iterator[TaskMessage]:
     assert isinstance(sink.calls, RowCalls), "the only implementation"
-    ids = None if sink.task_id is None else table[sink.task_id].to_pylist()
-    for number, row in enumerate(table.select(sink.arguments).to_pylist()):
+    for row in table.to_pylist():
         try:
-            task_id = None if ids is None else _id_of(ids[number])
-            yield sink.calls.message(row, task_id=task_id, now_us=now_us)
+            task_id = None if sink.task_id is None else _id_of(row[sink.task_id])
+            arguments = {name: row[name] for name in sink.arguments}
+            yield sink.calls.message(arguments, task_id=task_id, now_us=now_us)
         except (ConfigurationError, PayloadError) as error:
             raise StepError(
                 f"a row makes no call: {error.what}",
