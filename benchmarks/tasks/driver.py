@@ -18,12 +18,12 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.harness import ROOT, Unavailable, Values, reason_of
-from benchmarks.programs import tail, until
+from benchmarks.programs import cpu_s, descendants, tail, until
 from benchmarks.tasks.contract import (
     NO_OP,
     SPIN_1,
@@ -35,14 +35,14 @@ from benchmarks.tasks.contract import (
 from benchmarks.tasks.systems import system_named
 from benchmarks.tasks.work import GATE_VARIABLE, Gate
 
-SEND, BULK, MEDIAN, TAIL = "send", "bulk", "p50", "p99"
+SEND, BULK, MEDIAN, TAIL, COST = "send", "bulk", "p50", "p99", "cost"
 _READY_TIMEOUT_S = 60.0
 _DRAIN_TIMEOUT_S = 120.0
 _LOOK_EVERY_S = 0.01
 _WARM_UP_TASKS = 16
 _WARM_UP_CALLS = 20
 _MILLISECONDS = 1e3
-_SLACK_S = 20.0
+_MICROSECONDS = 1e6
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ class _Session:
     workers: int
     values: dict[str, float]
     sent: int
-    sending_s: dict[str, float] = field(default_factory=dict)
+    cost_us: float = 0.0
+    """Time of processors that the last drain took of workers and servers, for each task."""
 
     def get_ready(self) -> None:
         """Return when every worker has come to a task, and all have been done."""
@@ -142,7 +143,11 @@ class _Session:
             every_s=_LOOK_EVERY_S,
             what="all workers stand at the gate",
         )
-        return count / self._drain()
+        family = descendants(os.getpid())
+        before_s = cpu_s(family)
+        elapsed = self._drain()
+        self.cost_us = _MICROSECONDS * (cpu_s(family) - before_s) / count
+        return count / elapsed
 
     def round_trips(self, count: int) -> list[float]:
         """Return how long each of so many calls took, in milliseconds, sorted."""
@@ -206,6 +211,8 @@ def _measure_session(session: _Session, job: Job) -> None:
         if kind == NO_OP:
             session.values[BULK if several else SEND] = rate
         session.values[drained(kind, session.workers)] = session.drain(count)
+        if kind == NO_OP:
+            session.values[COST] = session.cost_us  # That of one worker is the last.
     if job.round_trips and not several:
         waits = session.round_trips(job.amounts.round_trips)
         session.values[MEDIAN] = waits[len(waits) // 2]

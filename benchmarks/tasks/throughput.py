@@ -20,7 +20,7 @@ from benchmarks.harness import (
     run_rounds,
 )
 from benchmarks.tasks.contract import KINDS, NO_OP, SPIN_1, SPIN_20, USUAL, Amounts, TaskSystem
-from benchmarks.tasks.driver import BULK, MEDIAN, SEND, TAIL, Job, drained, drive
+from benchmarks.tasks.driver import BULK, COST, MEDIAN, SEND, TAIL, Job, drained, drive
 from benchmarks.tasks.own import DISK, OWN_PROCESS, PROCESS
 from benchmarks.tasks.peers.process_pool import ProcessPool
 from benchmarks.tasks.systems import CELERY_ON_REDIS, OWN_SYSTEMS, PEERS
@@ -43,6 +43,7 @@ def queues(settings: Settings) -> list[Figure]:
     return [
         *(drain_figure(outcome, kind, workers, note) for workers in (1, 2) for kind in KINDS),
         *(times_celery(outcome, workers) for workers in (1, 2)),
+        _cost_figure(outcome),
         *_sending_figures(outcome),
         *_round_trip_figures(outcome),
     ]
@@ -116,6 +117,21 @@ def times_celery(outcome: Outcome, workers: int) -> Figure:
         DISK,
         target=_TIMES_CELERY_MIN,
         notes=("ours with durability=disk, Celery with the best of its settings",),
+    )
+
+
+def _cost_figure(outcome: Outcome) -> Figure:
+    return Figure(
+        "processor time of a no-op task, 1 worker",
+        outcome.of(OWN, COST),
+        "µs",
+        DISK,
+        better="lower",
+        peers=outcome.peers(COST),
+        notes=(
+            "workers and servers together while the queue is drained, the sender left out, which for the "
+            "process pool does a part of it; it depends less than a rate on what else the machine does",
+        ),
     )
 
 

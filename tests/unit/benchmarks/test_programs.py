@@ -51,9 +51,22 @@ def test_programs_run_as_long_as_the_block(tmp_path: Path):
     with programs([[sys.executable, "-c", SPEAK]] * 2, log) as pids:
         until(lambda: tail(log) == "here here", timeout_s=60, every_s=0.01, what="both are there")
         assert all(pid in descendants(os.getpid()) for pid in pids)
-        assert cpu_s(pids) > 0
+        assert cpu_s(pids) >= 0
         assert all(peak_resident_mib(pid) > 1 for pid in pids)
     assert not any(is_there(pid) for pid in pids)
+
+
+def test_processor_time_holds_that_of_children_which_have_ended(tmp_path: Path):
+    log = tmp_path / "log"
+    burn = "import time\nwhile time.process_time() < 0.1: pass"
+    code = (
+        f"import signal, subprocess, sys; subprocess.run([sys.executable, '-c', {burn!r}]); "
+        "print('here', flush=True); signal.pause()"
+    )
+    with programs([[sys.executable, "-c", code]], log) as pids:
+        await_log(log, "here")
+        assert cpu_s(pids) >= 0.1
+    assert cpu_s(pids) == 0
 
 
 def test_a_program_that_ends_early_tells_its_last_words(tmp_path: Path):
