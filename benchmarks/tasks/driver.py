@@ -55,7 +55,7 @@ class Job:
     """Round trips come last: from then on some systems do not tell how many results they hold."""
     kinds: Sequence[str] = (NO_OP, SPIN_1, SPIN_20)
     round_trips: bool = True
-    timeout_s: float = 400.0
+    timeout_s: float = 240.0
 
 
 def drive(job: Job, directory: Path) -> Values:
