@@ -373,9 +373,9 @@ def prune(tx: Transaction) -> None:
 
 def is_idle(snapshot: Snapshot, queues: Sequence[str]) -> bool:
     """Tell whether nothing is queued, running or waiting for a retry; an ETA to come is not counted."""
-    if any(snapshot.run("tasks/has_queued", {"queue": queue})[0][0] for queue in queues):
-        return False
     names = json.dumps(list(queues))
+    if snapshot.run("tasks/ready", {"queues": names})[0][0]:
+        return False
     return not any(
         snapshot.run(statement, (names,))[0][0]
         for statement in ("tasks/has_running", "tasks/has_retrying", "tasks/has_blocked")

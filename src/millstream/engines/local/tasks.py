@@ -183,14 +183,11 @@ class LocalTasks:
 
     def ready(self, queues: Sequence[str]) -> Readiness:
         """Tell whether a claim would find something; reads only."""
-        with self.store.read() as snapshot:
-            queued = any(
-                snapshot.run("tasks/has_queued", {"queue": queue})[0][0] for queue in queues
-            )
-            due = [due_us for due_us in snapshot.run("tasks/next_due")[0] if due_us is not None]
+        queued, *times = self.store.look("tasks/ready", {"queues": json.dumps(queues)})[0]
+        due = [due_us for due_us in times if due_us is not None]
         next_due_us = min(due, default=None)
         is_due = next_due_us is not None and next_due_us <= self.store.clock.now_us()
-        return Readiness(now=queued or is_due, next_due_us=next_due_us)
+        return Readiness(now=bool(queued) or is_due, next_due_us=next_due_us)
 
     def waiting(self, queues: Sequence[str]) -> int:
         """Return how many tasks a free worker could take now; counts up to ``CHILDREN_MAX``, since no pool has more."""

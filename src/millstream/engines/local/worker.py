@@ -230,7 +230,7 @@ class Worker:
             self._look_for_the_dead()
             if claimed:
                 self._run_batch(claimed, keeper)
-            elif not stopping and not finished and not self._rest():
+            elif not stopping and not self._rest():
                 return lease
 
     def _run_batch(self, claimed: tuple[Claimed, ...], keeper: LeaseKeeper) -> None:
