@@ -399,9 +399,8 @@ def test_a_million_waiting_tasks_would_cost_a_claim_nothing(bench: Bench) -> Non
     with bench.store.read() as snapshot:
         for name, params in (
             ("heads", ("q", 10)),
-            ("has_queued", ("q",)),
+            ("ready", ('["q"]',)),
             ("due_and_lease", {"lease": 1, "now_us": 1}),
-            ("next_due", ()),
             ("held", (1,)),
         ):
             plan = _plan(snapshot, f"tasks/{name}", params)
