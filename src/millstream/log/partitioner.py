@@ -12,7 +12,6 @@ from typing import Final
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
-import pyarrow.compute as pc
 
 _SEED: Final = 0x9747B28C
 _M: Final = 0x5BD1E995
@@ -62,7 +61,7 @@ def partitions_of(keys: pa.Array, partitions: int) -> npt.NDArray[np.int64]:
     """Return the partition of each key of an Arrow array; NO_KEY where it is null."""
     if pa.types.is_integer(keys.type):
         wide = pa.uint64() if keys.type == pa.uint64() else pa.int64()
-        values = pc.fill_null(keys.cast(wide), 0).to_numpy(zero_copy_only=False)
+        values = keys.cast(wide).fill_null(0).to_numpy(zero_copy_only=False)
         matrix = values.astype(values.dtype.newbyteorder(">")).view(np.uint8).reshape(-1, 8)
         hashes = _hash_rows(matrix, 8)
     else:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from millstream.engines.local.delays import read_delays
-from millstream.engines.local.flows import LocalFlows
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.tasks import LocalTasks
 from millstream.primitives.clock import Clock
@@ -15,6 +14,9 @@ from millstream.primitives.durability import Durability
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.histogram import Histogram
 from millstream.store import Store
+
+if TYPE_CHECKING:
+    from millstream.engines.local.flows import LocalFlows
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,18 +26,23 @@ class Embedded:
     store: Store
     log: LocalLog
     tasks: LocalTasks
-    flows: LocalFlows
 
     @classmethod
     def open(cls, path: str, *, durability: Durability, clock: Clock) -> Self:
         """Open the store at ``path``, made if it is missing. Raises what ``Store.open`` raises; nothing stays open."""
         store = Store.open(path, durability=durability, clock=clock)
         try:
-            log = LocalLog(store)
-            return cls(store, log, LocalTasks(store), LocalFlows(log))
+            return cls(store, LocalLog(store), LocalTasks(store))
         except BaseException:
             store.close()
             raise
+
+    @property
+    def flows(self) -> LocalFlows:
+        """The engine of the flows. It brings Polars, which takes a worker of tasks a third of its memory."""
+        from millstream.engines.local.flows import LocalFlows
+
+        return LocalFlows(self.log)
 
     @property
     def closed(self) -> bool:

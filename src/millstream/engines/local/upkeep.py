@@ -13,7 +13,6 @@ from typing import Any, Final
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from millstream.engines.local.encoding import encode_arrow
 from millstream.engines.local.reading import Reader
@@ -168,8 +167,8 @@ class Upkeep:
         offsets = np.concatenate([c.offsets for c in chunks])
         appended = np.concatenate([c.appended_us for c in chunks])
         if keep is not None:
-            mask = pc.is_in(pa.array(offsets), value_set=keep)
-            chosen = mask.to_numpy(zero_copy_only=False)
+            chosen = np.isin(offsets, keep.to_numpy(zero_copy_only=False))
+            mask = pa.array(chosen)
             table, offsets, appended = table.filter(mask), offsets[chosen], appended[chosen]
         if not len(offsets):
             return _Replacement(first, end, old_frames, None)
@@ -394,7 +393,7 @@ def _groups(rows: Sequence[tuple[Any, ...]]) -> list[list[tuple[Any, ...]]]:
 
 def _offsets_without_key(keys: pa.Table) -> pa.Array:
     # A null is no key, so no event takes the place of another.
-    return keys.filter(pc.is_null(keys.column("key"))).column("offset").combine_chunks()
+    return keys.filter(keys.column("key").is_null()).column("offset").combine_chunks()
 
 
 def _keys_of(chunk: Chunk, key: str) -> pa.Table:
