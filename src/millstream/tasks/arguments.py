@@ -7,6 +7,7 @@ stored is read back before it is sent, by the same decoder as the worker's: what
 
 from __future__ import annotations
 
+import functools
 import inspect
 import pathlib
 import types
@@ -18,7 +19,7 @@ import msgspec
 import msgspec.inspect
 
 from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
-from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX
+from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX, SENT_NAMES_MAX
 from millstream.tasks.shape import Shape, shape_of
 
 _STORABLE = "numbers, text, bytes, datetimes, paths, lists, dicts, dataclasses or msgspec structs"
@@ -204,6 +205,12 @@ class AnyArguments(Arguments):
         """Return the stored form of a call that the worker will check. Raises TaskArgumentError."""
         plain = decode_plain(super().encode(args, kwargs))
         return _encoder.encode([plain.get("args", []), plain.get("kwargs", {})])
+
+
+@functools.lru_cache(maxsize=SENT_NAMES_MAX)
+def any_arguments(task: str) -> AnyArguments:
+    """Return the parameters of a task that is not known here; making them costs more than sending a call."""
+    return AnyArguments(task)
 
 
 def _anything(*args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - stands for every function

@@ -14,6 +14,8 @@ NAME_LENGTH_MAX = 249
 """Characters of the name of a task, a queue or an id."""
 TASKS_PER_COMMIT_MAX = 100_000
 """Calls that one ``enqueue_many`` stores."""
+SENT_NAMES_MAX = 1_024
+"""Names of tasks of which a sender that does not declare them remembers how their calls are stored."""
 QUEUES_PER_WORKER_MAX = 64
 """Queues that one worker reads."""
 

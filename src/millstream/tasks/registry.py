@@ -9,7 +9,7 @@ from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from millstream.primitives.errors import ConfigurationError, UnknownTask
-from millstream.tasks.arguments import AnyArguments, decode_plain
+from millstream.tasks.arguments import any_arguments, decode_plain
 from millstream.tasks.batch import Batch
 from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.contract import TaskEngine
@@ -198,7 +198,7 @@ class TaskRegistry:
         if task is None:
             check_name("task", name)
             task = Task(_undeclared, name=name, options=TaskOptions(), engine=self._current)
-            task.__dict__["arguments"] = AnyArguments(name)
+            task.__dict__["arguments"] = any_arguments(name)
         return Signature(task, tuple(args), kwargs or {})
 
     def substitute(self, engine: TaskEngine | None) -> None:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import msgspec
 
 from millstream.primitives.errors import ConfigurationError, TaskFailed
-from millstream.tasks.arguments import AnyArguments
+from millstream.tasks.arguments import any_arguments
 from millstream.tasks.contract import TaskEngine
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.signature import Signature
@@ -179,7 +179,7 @@ def _caller(task: Any) -> Any:  # noqa: ANN401 - as above
     caller.name = STARMAP
     caller.limit = None
     caller.options = dataclasses.replace(task.options, lock=False, unique=None)
-    caller.__dict__["arguments"] = AnyArguments(STARMAP)
+    caller.__dict__["arguments"] = any_arguments(STARMAP)
     caller.__dict__["returned"] = _AnyList(task)
     return caller
 

@@ -22,7 +22,7 @@ import msgspec
 
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.identity import new_id
-from millstream.tasks.arguments import AnyArguments
+from millstream.tasks.arguments import any_arguments
 from millstream.tasks.message import TaskMessage
 from millstream.tasks.signature import Signature, steps_of
 
@@ -195,13 +195,16 @@ def _call(signature: Signature[Any], node_id: str, inputs: int) -> Call:
             expected="ids that the workflow gives",
             next_step="read the id from the result",
         )
-    task = copy.copy(signature.task)
-    # A call for which another stands would never end here.
-    task.options = dataclasses.replace(task.options, unique=None)
+    task = signature.task
     taken = 0 if signature.immutable else _inputs_of(signature, inputs)
     if taken:
         task.arguments.given((None,) * taken + signature.args, signature.kwargs)
-        task.__dict__["arguments"] = AnyArguments(task.name)
+    if taken or task.options.unique is not None:
+        task = copy.copy(task)
+        # A call for which another stands would never end here.
+        task.options = dataclasses.replace(task.options, unique=None)
+    if taken:
+        task.__dict__["arguments"] = any_arguments(task.name)
     relative = [
         field
         for field, option in (("eta_us", signature.eta), ("start_before_us", signature.expires))

@@ -15,8 +15,8 @@ import msgspec
 import pytest
 
 from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
-from millstream.tasks.arguments import Arguments, Returned, decode_plain
-from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX
+from millstream.tasks.arguments import Arguments, Returned, any_arguments, decode_plain
+from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX, SENT_NAMES_MAX
 from millstream.tasks.shape import shape_of
 
 
@@ -212,3 +212,14 @@ def test_results_without_their_task_are_plain() -> None:
     }
     with pytest.raises(PayloadError):
         decode_plain(b"")
+
+
+def test_how_calls_of_other_apps_are_stored_is_remembered_for_so_many_names() -> None:
+    first = any_arguments("elsewhere.first")
+    assert any_arguments("elsewhere.first") is first
+    assert first.task == "elsewhere.first"
+    for number in range(SENT_NAMES_MAX):
+        any_arguments(f"elsewhere.other_{number}")
+    again = any_arguments("elsewhere.first")
+    assert again is not first, "it was forgotten: the memory is bounded"
+    assert again.encode((1,), {"x": 2}) == first.encode((1,), {"x": 2})
