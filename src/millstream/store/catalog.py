@@ -114,7 +114,7 @@ def connect(path: Path, *, vfs: str | None, create: bool = False) -> apsw.Connec
     with translated(path):
         connection = apsw.Connection(str(path), flags=flags, vfs=vfs or CHECKSUM_VFS)
         connection.set_busy_timeout(int(WRITE_LOCK_TIMEOUT_S * 1000))
-        # Without it SQLite prepares a statement with `LIMIT ?` again each time, at ten times the price of running it.
+        # Without it SQLite prepares some statements with `LIMIT ?` again at each run, at ten times the price of it.
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         keep_log(connection, keep=True)
         if create:
