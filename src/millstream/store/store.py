@@ -71,9 +71,12 @@ class Reading:
 
     def __enter__(self) -> Snapshot:
         """Begin; what is committed from now on is not seen."""
-        self._nested = self._connection.in_transaction
-        if not self._nested:
-            self._connection.execute("BEGIN")
+        try:
+            self._nested = self._connection.in_transaction
+            if not self._nested:
+                self._connection.execute("BEGIN")
+        except apsw.Error as failed:  # Another thread has closed the store.
+            raise from_sqlite(failed, self._where) from failed
         return Snapshot(self._connection)
 
     def __exit__(
@@ -90,7 +93,7 @@ class Reading:
             if isinstance(error, apsw.Error):
                 raise error
         except apsw.Error as failed:
-            raise from_sqlite(failed, self._where, errno=self._connection.system_errno) from failed
+            raise from_sqlite(failed, self._where) from failed
 
 
 class Store:
@@ -291,7 +294,7 @@ class Store:
         try:
             return run_statement(connection, name, params)
         except apsw.Error as error:
-            raise from_sqlite(error, self._catalog, errno=connection.system_errno) from error
+            raise from_sqlite(error, self._catalog) from error
 
     def _reader(self) -> apsw.Connection:
         connection: apsw.Connection | None = getattr(self._local, "connection", None)

@@ -7,7 +7,7 @@ from pathlib import Path
 import apsw
 import pytest
 
-from millstream.primitives.errors import StoreStopped
+from millstream.primitives.errors import StoreClosed, StoreStopped
 from millstream.store import Store
 
 _MANY = 5
@@ -45,6 +45,19 @@ def test_an_error_that_is_not_sqlites_passes_through_a_view(store_path: Path) ->
         with pytest.raises(KeyError), store.read():
             raise KeyError("mine")
         assert store.look("tasks/pauses") == []
+
+
+def test_a_store_that_is_closed_under_its_readers(store_path: Path) -> None:
+    store = Store.open(store_path, durability="process")
+    begun, not_begun = store.read(), store.read()
+    begun.__enter__()
+    store.close()
+    with pytest.raises(StoreStopped, match="closed"):
+        begun.__exit__(None, None, None)
+    with pytest.raises(StoreStopped, match="closed"):
+        not_begun.__enter__()
+    with pytest.raises(StoreClosed):
+        store.look("tasks/pauses")
 
 
 def test_a_statement_is_prepared_once_whatever_is_bound(store_path: Path) -> None:
