@@ -47,7 +47,7 @@ class WorkerSettings:
     tasks_max: int | None = None
     """How many attempts it runs before it ends, so that a new process takes its place; None for no end."""
     memory_bytes_max: int | None = None
-    """It ends likewise, between two batches, when its process takes more memory than this."""
+    """It ends likewise, between two attempts, when its process takes more memory than this."""
 
 
 class Worker:
@@ -236,6 +236,7 @@ class Worker:
     def _run_batch(self, claimed: tuple[Claimed, ...], keeper: LeaseKeeper) -> None:
         mark = self._mark
         assert mark is not None, "made with the lease"
+        memory_bytes_max = self._settings.memory_bytes_max
         self._hand.fill(claimed)
         if len(claimed) > 1:
             keeper.attend()
@@ -253,13 +254,16 @@ class Worker:
             mark.end()
             self._hand.finish(completions)
             run += 1
+            # After an attempt, never before one: each process runs something, however low the bound.
+            if (
+                memory_bytes_max is not None
+                and process_memory_bytes(os.getpid()) > memory_bytes_max
+            ):
+                self._is_too_large = True
+                break
         process_us = int((self._clock.monotonic_s() - started_s) * _MICROSECONDS)
         if self._left is not None:
             self._left -= run
-        memory_bytes_max = self._settings.memory_bytes_max
-        if memory_bytes_max is not None:
-            # After a batch, never before one: each process runs something, however low the bound.
-            self._is_too_large = process_memory_bytes(os.getpid()) > memory_bytes_max
         self._size.observe(tasks=run, process_us=process_us)
 
     def _look_for_the_dead(self) -> None:
