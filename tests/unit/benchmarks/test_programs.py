@@ -100,13 +100,11 @@ def state_of(pid: int) -> str:
 
 def test_the_signal_to_stop_can_be_chosen(tmp_path: Path):
     log = tmp_path / "log"
-    command = [
-        sys.executable,
-        "-c",
-        "import signal\nprint('here', flush=True)\ntry:\n  signal.pause()\n"
-        "except KeyboardInterrupt:\n  print('asked', flush=True)",
-    ]
-    with programs([command], log, stop=signal.SIGINT):
+    code = (
+        "import signal\nsignal.signal(signal.SIGUSR1, lambda *_: print('asked', flush=True))\n"
+        "print('here', flush=True)\nsignal.pause()"
+    )
+    with programs([[sys.executable, "-c", code]], log, stop=signal.SIGUSR1):
         await_log(log, "here")
     assert tail(log) == "here asked"
 
