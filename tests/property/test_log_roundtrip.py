@@ -171,6 +171,7 @@ def test_a_frame_comes_back_as_it_was_made(parts: dict[str, Any]):
         rows=frame.rows,
         checksum=frame.checksum,
         where="here",
+        offset=0,
     )
     assert bytes(back.payload) == parts["payload"]
     assert (back.encoding, back.schema_id, back.rows) == (
@@ -201,8 +202,9 @@ def test_a_frame_with_any_bit_flipped_or_any_end_cut_is_refused(
                 rows=frame.rows,
                 checksum=frame.checksum,
                 where="here",
+                offset=17,
             )
-        assert caught.value.where == "here"
+        assert caught.value.where == "here, offset 17"
 
 
 def kafkas_murmur2(data: bytes) -> int:

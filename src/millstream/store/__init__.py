@@ -5,6 +5,6 @@ this package.
 """
 
 from millstream.store.store import Store
-from millstream.store.transaction import Snapshot, Transaction
+from millstream.store.transaction import Joinable, Snapshot, Transaction
 
-__all__ = ["Snapshot", "Store", "Transaction"]
+__all__ = ["Joinable", "Snapshot", "Store", "Transaction"]

@@ -36,6 +36,7 @@ from millstream.store.disk import FULL
 APPLICATION_ID: Final = 0x4D53544D  # "MSTM"
 CHECKSUM_VFS: Final = "cksmvfs"
 RESERVED_BYTES: Final = 8
+PAGE_BYTES: Final = 4096
 _HEAD_BYTES: Final = (
     105  # the file's head, and that of its first page up to the number of its cells
 )
@@ -118,6 +119,7 @@ def connect(path: Path, *, vfs: str | None, create: bool = False) -> apsw.Connec
         connection.config(apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
         keep_log(connection, keep=True)
         if create:
+            connection.pragma("page_size", PAGE_BYTES)
             connection.reserve_bytes(None, RESERVED_BYTES)
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "normal")

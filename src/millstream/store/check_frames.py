@@ -116,22 +116,24 @@ class _Checker:
 
     def _check_bytes(self, row: Row, data: memoryview) -> None:
         first = row[_FIRST]
-        place = f"{self._partition.where}, offset {first}"
+        file = ""
         if row[_SEGMENT] is not None:
             path = self._directory.segment(self._partition.id, row[_SEGMENT])
-            place = f"{place}, {path}, position {row[_POSITION]}"
+            file = f", {path}, position {row[_POSITION]}"
         try:
             frame = decode_frame(
                 data,
                 partition_id=self._partition.id,
                 rows=row[_ROWS],
                 checksum=row[_CRC],
-                where=place,
+                where=self._partition.where,
+                offset=first,
             )
         except StoreCorrupt as error:
-            self.found.problems.append((error.what, error.where))
+            self.found.problems.append((error.what, f"{error.where}{file}"))
             return
         for problem in _problems_of(row, frame, self._schemas):
+            place = f"{self._partition.where}, offset {first}{file}"
             self.found.problems.append((problem, place))
 
     def finish(self) -> None:

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING
 
 from millstream.primitives.errors import MillstreamError
 from millstream.store.locks import FileLock
+from millstream.store.signals import DUTY, Waiter
 
 if TYPE_CHECKING:
     from millstream.store.store import Store
 
-CHANNEL = "duty"
 Chore = Callable[[], bool]
 _LOOK_EVERY_S = 1.0
 
@@ -31,15 +31,19 @@ class Duty:
         """Nothing runs before ``start``."""
         self._store = store
         self._chores: list[tuple[str, Chore]] = []
+        self._urgent: set[str] = set()
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
+        self._waiter: Waiter | None = None
         self._lock = threading.Lock()
         self.errors: list[str] = []
 
-    def add(self, name: str, chore: Chore) -> None:
-        """Add a chore, and start the thread if it does not run yet."""
+    def add(self, name: str, chore: Chore, *, urgent: bool = False) -> None:
+        """Add a chore, and start the thread if it does not run yet. An urgent one also runs at every wake-up."""
         with self._lock:
             self._chores.append((name, chore))
+            if urgent:
+                self._urgent.add(name)
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._run, name="millstream-duty", daemon=True
@@ -52,16 +56,38 @@ class Duty:
 
     def _run(self) -> None:
         lock = FileLock(self._store.directory.run / "duty.lock")
-        held = False
         try:
-            while not self._stopping.wait(_LOOK_EVERY_S):
-                held = held or lock.try_acquire()
-                while held and not self._stopping.is_set() and self.run_once():
-                    continue
+            while not lock.try_acquire():
+                if self._stopping.wait(_LOOK_EVERY_S):
+                    return
+            self._hold()
         finally:
-            if held:
-                lock.release()
             lock.close()
+
+    def _hold(self) -> None:
+        """Do all chores every second, and the urgent ones whenever somebody asks for them."""
+        with self._store.waiter(DUTY) as self._waiter:
+            clock = self._store.clock
+            due_s = clock.monotonic_s() + _LOOK_EVERY_S
+            while not self._stopping.is_set():
+                now_s = clock.monotonic_s()
+                if now_s >= due_s:
+                    while not self._stopping.is_set() and self.run_once():
+                        continue
+                    due_s = clock.monotonic_s() + _LOOK_EVERY_S
+                    continue
+                self._waiter.arm()
+                if (
+                    self._stopping.is_set()
+                ):  # `stop` may have come before there was a waiter to interrupt
+                    break
+                if self._waiter.wait(due_s - now_s):
+                    self._run_urgent()
+
+    def _run_urgent(self) -> None:
+        for name, chore in list(self._chores):
+            if name in self._urgent and not self._stopping.is_set():
+                self._attempt(name, chore)
 
     def _attempt(self, name: str, chore: Chore) -> bool:
         try:
@@ -79,5 +105,8 @@ class Duty:
     def stop(self) -> None:
         """Let the running chore finish, then end the thread."""
         self._stopping.set()
+        waiter = self._waiter
+        if waiter is not None:
+            waiter.interrupt()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()

@@ -27,8 +27,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import crc32c
 import numpy as np
@@ -43,6 +42,8 @@ ROWS: Final = 2
 _SPARSE: Final = 1
 _HEAD: Final = struct.Struct("<4sBBHIIQIIQQ12xI")
 _RUN: Final = struct.Struct("<qII")
+_ONE_RUN: Final = struct.Struct("<qII48x")
+"""The run of a frame that was appended at once, with the zeros up to its payload."""
 _CRC: Final = struct.Struct("<I")
 HEAD_BYTES: Final = 64
 _CRC_POSITION: Final = 60
@@ -53,8 +54,7 @@ Run = tuple[int, int]
 """(microseconds of the append, rows)"""
 
 
-@dataclass(frozen=True, slots=True)
-class EncodedFrame:
+class EncodedFrame(NamedTuple):
     """A frame ready to be written: its buffers in order, and what the catalog says of it."""
 
     buffers: tuple[Buffer, ...]
@@ -69,8 +69,7 @@ class EncodedFrame:
         return b"".join(self.buffers)
 
 
-@dataclass(frozen=True, slots=True)
-class Frame:
+class Frame(NamedTuple):
     """A frame that was read and found whole."""
 
     encoding: int
@@ -92,10 +91,7 @@ def encode_frame(
     relative_offsets: npt.NDArray[np.int64] | None = None,
 ) -> EncodedFrame:
     """Return the frame around a payload; the payload is not copied."""
-    head_rest = b"".join([_RUN.pack(us, n, 0) for us, n in runs])
-    if relative_offsets is not None:
-        head_rest += relative_offsets.astype("<i8").tobytes()
-    head_rest += _ZEROS[: -(HEAD_BYTES + len(head_rest)) % _ALIGN]
+    head_rest = _rest_of_head(runs, relative_offsets)
     payload_position = HEAD_BYTES + len(head_rest)
     payload_bytes = len(payload)
     tail = _ZEROS[: -payload_bytes % 8]
@@ -126,12 +122,24 @@ def encode_frame(
     return EncodedFrame(buffers, size, rows, checksum, first_us, last_us)
 
 
+def _rest_of_head(runs: Sequence[Run], relative_offsets: npt.NDArray[np.int64] | None) -> bytes:
+    if len(runs) == 1 and relative_offsets is None:
+        return _ONE_RUN.pack(*runs[0], 0)
+    rest = b"".join([_RUN.pack(us, n, 0) for us, n in runs])
+    if relative_offsets is not None:
+        rest += relative_offsets.astype("<i8").tobytes()
+    return rest + _ZEROS[: -(HEAD_BYTES + len(rest)) % _ALIGN]
+
+
 def decode_frame(
-    data: memoryview, *, partition_id: int, rows: int, checksum: int, where: str
+    data: memoryview, *, partition_id: int, rows: int, checksum: int, where: str, offset: int
 ) -> Frame:
-    """Return the frame in ``data``, or raise StoreCorrupt if any byte is not as it was committed."""
+    """Return the frame in ``data``, or raise StoreCorrupt if any byte is not as it was committed.
+
+    ``where`` and ``offset``, that of its first event, are for the error.
+    """
     if len(data) < HEAD_BYTES:
-        raise _corrupt(where, f"{len(data)} bytes are no frame")
+        raise _corrupt(where, offset, f"{len(data)} bytes are no frame")
     (
         magic,
         encoding,
@@ -147,16 +155,18 @@ def decode_frame(
         crc,
     ) = _HEAD.unpack_from(data)
     if magic != MAGIC or size != len(data) or crc != checksum:
-        raise _corrupt(where, "the head is not the one that was committed")
+        raise _corrupt(where, offset, "the head is not the one that was committed")
     actual = crc32c.crc32c(data[HEAD_BYTES:], crc32c.crc32c(data[:_CRC_POSITION]))
     if actual != checksum:
-        raise _corrupt(where, f"checksum {actual:08x}")
+        raise _corrupt(where, offset, f"checksum {actual:08x}")
     if n != rows or partition != partition_id or position + length > size:
-        raise _corrupt(where, f"{n} rows of partition {partition}")
-    runs = tuple(
-        (us, count)
-        for us, count, _ in _RUN.iter_unpack(data[HEAD_BYTES : HEAD_BYTES + runs_count * _RUN.size])
-    )
+        raise _corrupt(where, offset, f"{n} rows of partition {partition}")
+    runs: tuple[Run, ...]
+    if runs_count == 1:
+        runs = (_RUN.unpack_from(data, HEAD_BYTES)[:2],)
+    else:
+        listed = _RUN.iter_unpack(data[HEAD_BYTES : HEAD_BYTES + runs_count * _RUN.size])
+        runs = tuple((us, count) for us, count, _ in listed)
     offsets = None
     if flags & _SPARSE:
         start = HEAD_BYTES + runs_count * _RUN.size
@@ -164,10 +174,10 @@ def decode_frame(
     return Frame(encoding, schema_id, n, runs, offsets, data[position : position + length])
 
 
-def _corrupt(where: str, found: str) -> StoreCorrupt:
+def _corrupt(where: str, offset: int, found: str) -> StoreCorrupt:
     return StoreCorrupt(
         f"a frame is damaged: {found}",
-        where=where,
+        where=f"{where}, offset {offset}",
         expected="the bytes that were committed",
         next_step="run `millstream check` on the store, and restore a copy",
     )

@@ -7,7 +7,8 @@
     24     u64       syncs finished
     32     96 bytes  marks of the write-ahead log (see walmark.py)
     4096   1 byte a slot: 1 while its waiter sleeps
-    8192   u64 a slot: the channels it waits for, one bit each (a hash; a shared bit only wakes once too often)
+    8192   u64 a slot: the channels it waits for, one bit each (a hash; a shared bit only wakes once too often); the
+           last bit is the duty's alone
 
 Slot N belongs to whoever holds the lock on the FIFO ``run/wake/N``. The waiter arms its slot, looks at the store once
 more, then sleeps on the FIFO. A writer commits, then looks for armed slots: one scan of 1,024 bytes in memory, and a
@@ -40,12 +41,17 @@ _MASKS = 8192
 _MASK = struct.Struct("<Q")
 _COUNTER = struct.Struct("<Q")
 _POLL_S = 0.003
+_DUTY_BIT = 63
+DUTY = "duty"
+"""The channel of those who do the background work."""
 _HAS_FIFO = hasattr(os, "mkfifo")
 
 
 def channel_bit(channel: str) -> int:
     """Return the bit of a channel's name."""
-    return 1 << (zlib.crc32(channel.encode()) & 63)
+    if channel == DUTY:
+        return 1 << _DUTY_BIT
+    return 1 << (zlib.crc32(channel.encode()) % _DUTY_BIT)
 
 
 class Signals:

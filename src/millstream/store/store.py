@@ -30,6 +30,7 @@ from millstream.primitives.errors import (
     StoreStopped,
 )
 from millstream.primitives.identity import new_id
+from millstream.primitives.limits import CATALOG_CHECKPOINT_PAGES
 from millstream.store import recovery
 from millstream.store.catalog import (
     RESERVED_BYTES,
@@ -49,9 +50,10 @@ from millstream.store.duty import Duty
 from millstream.store.liveness import Liveness
 from millstream.store.locks import FileLock
 from millstream.store.segment import SegmentReader, SegmentWriters
-from millstream.store.signals import Signals, Waiter
+from millstream.store.signals import DUTY, Signals, Waiter, channel_bit
 from millstream.store.sync import SharedSync
 from millstream.store.transaction import Committer, Snapshot, Transaction
+from millstream.store.walahead import WalAhead
 from millstream.store.walmark import WalMark
 
 T = TypeVar("T")
@@ -230,6 +232,8 @@ class Store:
         self._sync_lock = FileLock(run / "sync.lock")
         self._wal = self.disk.open(self.directory.wal)
         self._mark = mark
+        self._ahead = WalAhead(self._wal, self.disk)
+        self._checkpoint_at = CATALOG_CHECKPOINT_PAGES
         mark.watch(self._writer, self._wal)
         sync = SharedSync(self.signals, self._sync_lock, self._sync_wal)
         if alone:
@@ -240,12 +244,25 @@ class Store:
             sync=sync,
             signals=self.signals,
             clock=self.clock,
-            committed=mark.committed,
+            prepare=self._make_room,
+            committed=self._note_commit,
             where=str(self.path),
         )
         self.segments = SegmentWriters(self)
         self.frames = SegmentReader(self)
         self.duty = Duty(self)
+
+    def _make_room(self) -> None:
+        self._ahead.make_room(self._mark.current()[1])
+
+    def _note_commit(self) -> None:
+        pages = self._mark.committed()
+        if pages >= self._checkpoint_at:
+            # Once for each stretch: as long as a reader needs the log, it cannot begin anew.
+            self._checkpoint_at = pages + CATALOG_CHECKPOINT_PAGES
+            self.signals.wake(channel_bit(DUTY))
+        elif pages < CATALOG_CHECKPOINT_PAGES:
+            self._checkpoint_at = CATALOG_CHECKPOINT_PAGES
 
     def _sync_wal(self) -> None:
         # A sync is never tried again after one that failed: the kernel reports the failure once, and forgets the pages.

@@ -12,8 +12,9 @@ the works of the others to the next.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Generic, TypeVar
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any, Generic, Self, TypeVar, cast
 
 import apsw
 
@@ -68,6 +69,25 @@ class Transaction(Snapshot):
         return self._mask
 
 
+class Joinable(ABC, Generic[T]):
+    """A work that others of its kind can be done with, cheaper than one by one. It may run more than once."""
+
+    __slots__ = ()
+
+    @property
+    @abstractmethod
+    def kind(self) -> Hashable:
+        """Equal for works that may be joined; None for one that may not."""
+
+    @abstractmethod
+    def __call__(self, tx: Transaction) -> T:
+        """Do this one."""
+
+    @abstractmethod
+    def join(self, tx: Transaction, works: Sequence[Self]) -> list[T]:
+        """Do all ``works``, this one among them, and return the result of each."""
+
+
 class _Work(Generic[T]):
     """One work on its way through a group."""
 
@@ -107,15 +127,20 @@ class Committer:
         sync: Sync,
         signals: Signals,
         clock: Clock,
+        prepare: Callable[[], None],
         committed: Callable[[], None],
         where: str,
     ) -> None:
-        """``lock`` lets the processes queue for SQLite's write lock instead of polling for it."""
+        """``lock`` lets the processes queue for SQLite's write lock instead of polling for it.
+
+        ``prepare`` is called in each transaction before its COMMIT, ``committed`` after it, both under the lock.
+        """
         self._connection = connection
         self._lock = lock
         self._sync = sync
         self._signals = signals
         self._clock = clock
+        self._prepare = prepare
         self._committed = committed
         self._where = where
         self._connection_lock = threading.Lock()
@@ -195,7 +220,7 @@ class Committer:
         """Commit what waits, this thread's own first, and wake the others."""
         works: list[_Work[Any]] = []
         try:
-            if leader.to_disk:
+            if leader.to_disk and self._last_group > 1:
                 self._gather()
             with self._mutex:
                 works = self._queue[:GROUP_COMMIT_WORKS_MAX]
@@ -236,6 +261,9 @@ class Committer:
             if not leader.leads:
                 return
             leader.leads = False
+            if not works and not self._queue:
+                self._led = False
+                return
             undone = [work for work in works if not (work.done or work.abandoned or work is leader)]
             for work in undone:
                 work.error = None
@@ -307,8 +335,9 @@ class Committer:
             if len(works) == 1:
                 works[0].result = works[0].work(transaction)
             else:
-                for entry in works:
-                    self._run_in_savepoint(entry, transaction)
+                for entries in _by_kind(works):
+                    self._run_together(entries, transaction)
+            self._prepare()
             reach("commit.before")
             committing = True
             connection.execute("COMMIT")
@@ -325,6 +354,27 @@ class Committer:
         if transaction.wakes:
             self._signals.wake(transaction.wakes)
 
+    def _run_together(self, entries: list[_Work[Any]], transaction: Transaction) -> None:
+        """Run works of one kind at once; if that fails, each by itself, so that the error finds its work."""
+        first = entries[0].work
+        if len(entries) > 1 and isinstance(first, Joinable):
+            connection = self._connection
+            connection.execute("SAVEPOINT work")
+            try:
+                results = first.join(transaction, [cast(Joinable[Any], e.work) for e in entries])
+            except (apsw.FullError, apsw.IOError, apsw.CorruptError):
+                raise  # the whole transaction is at stake
+            except Exception:  # noqa: BLE001 - it comes again below
+                connection.execute("ROLLBACK TO work")
+                connection.execute("RELEASE work")
+            else:
+                connection.execute("RELEASE work")
+                for entry, result in zip(entries, results, strict=True):
+                    entry.result = result
+                return
+        for entry in entries:
+            self._run_in_savepoint(entry, transaction)
+
     def _run_in_savepoint(self, entry: _Work[Any], transaction: Transaction) -> None:
         connection = self._connection
         connection.execute("SAVEPOINT work")
@@ -338,6 +388,14 @@ class Committer:
                 from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
             )
         connection.execute("RELEASE work")
+
+
+def _by_kind(works: Sequence[_Work[Any]]) -> list[list[_Work[Any]]]:
+    kinds: dict[Hashable, list[_Work[Any]]] = {}
+    for entry in works:
+        kind = entry.work.kind if isinstance(entry.work, Joinable) else None
+        kinds.setdefault(id(entry) if kind is None else kind, []).append(entry)
+    return list(kinds.values())
 
 
 def _wake(follower: _Work[Any]) -> None:

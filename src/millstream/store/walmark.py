@@ -23,6 +23,7 @@ from pathlib import Path
 import apsw
 
 from millstream.primitives.errors import StoreCorrupt
+from millstream.store.catalog import PAGE_BYTES
 from millstream.store.disk import Disk
 from millstream.store.signals import Signals
 
@@ -33,8 +34,11 @@ _BOOT_BYTES = 36
 _BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 _MARK = struct.Struct("<8sQ")
 _NOTHING = (b"\0" * 8, 0)
-_HEADER_BYTES = 32
+HEADER_BYTES = 32
+"""The head of the log."""
 _FRAME_HEADER_BYTES = 24
+FRAME_BYTES = _FRAME_HEADER_BYTES + PAGE_BYTES
+"""A page in the log, with its head."""
 _SALTS = slice(16, 24)
 _MAGICS = (0x377F0682, 0x377F0683)
 
@@ -62,10 +66,11 @@ class WalMark:
         self._pages = pages
         return 0
 
-    def committed(self) -> None:
-        """Remember the last commit; called while the write lock is held."""
+    def committed(self) -> int:
+        """Remember the last commit, and return how many pages the log has; called while the write lock is held."""
         salts = self._disk.read(self._descriptor, 8, _SALTS.start)
         _MARK.pack_into(self._signals.shared, _COMMITTED, salts, self._pages)
+        return self._pages
 
     def current(self) -> Mark:
         """Return the committed mark, to be passed to ``synced`` after the sync."""
@@ -84,7 +89,7 @@ class WalMark:
             self._sync_marks()
             return
         with self._wal.open("rb") as file:
-            header = file.read(_HEADER_BYTES)
+            header = file.read(HEADER_BYTES)
         if _header_fits(header):
             self._salts = header[_SALTS]
         elif self.current()[1] or self._synced()[1]:
@@ -162,7 +167,7 @@ def damage_of_log(signals: Path, wal: Path) -> list[str]:
     synced = _MARK.unpack_from(marks, _SYNCED - _COMMITTED)
     if marks[_BOOT - _COMMITTED :] != _boot():
         committed = _NOTHING
-    if not _header_fits(content[:_HEADER_BYTES]):
+    if not _header_fits(content[:HEADER_BYTES]):
         # A log without a byte has no header either: right when it is new, and when the marks know nothing of it.
         held = max(committed[1], synced[1])
         return [f"the log's header is damaged; it held {held} pages"] if held else []
@@ -178,7 +183,7 @@ def _readable_pages(log: bytes) -> int:
     order = ">" if log[3] & 1 else "<"
     page_bytes = int.from_bytes(log[8:12], "big")
     sums = struct.unpack(">II", log[24:32])
-    position, pages, committed = _HEADER_BYTES, 0, 0
+    position, pages, committed = HEADER_BYTES, 0, 0
     while position + _FRAME_HEADER_BYTES + page_bytes <= len(log):
         head = log[position : position + _FRAME_HEADER_BYTES]
         page = position + _FRAME_HEADER_BYTES
@@ -202,7 +207,7 @@ def _checksum(order: str, data: bytes, sums: tuple[int, int]) -> tuple[int, int]
 
 
 def _header_fits(header: bytes) -> bool:
-    if len(header) < _HEADER_BYTES:
+    if len(header) < HEADER_BYTES:
         return False
     magic = int.from_bytes(header[:4], "big")
     if magic not in _MAGICS:

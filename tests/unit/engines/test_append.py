@@ -221,3 +221,41 @@ def test_the_time_of_an_append_is_kept_for_each_event(log: LocalLog, clock: Any)
         clock.advance("1s")
     times = [us - begin for _, us, _ in read_rows(log, info)]
     assert times == [0, 0, 1_000_000, 1_000_000, 2_000_000, 2_000_000]
+
+
+def test_events_that_threads_append_at_once_share_a_frame_and_know_their_offsets(log: LocalLog):
+    info = make(log, schema={"text": str})
+    staged = [log.stage(info, [{"text": f"{n}-{m}"} for m in range(n)]) for n in (1, 3, 16, 2)]
+    kinds = {one.kind for one in staged}
+    assert kinds == {(info.partition_ids[0], info.schema_id)}
+    results = log.store.write(lambda tx: staged[0].join(tx, staged))
+    assert [(one.first_offset, one.next_offset) for [one] in results] == [
+        (0, 1),
+        (1, 4),
+        (4, 20),
+        (20, 22),
+    ]
+    assert len(frames(log, info)) == 1
+    texts = [row["text"] for _, _, row in read_rows(log, info)]
+    assert texts == [f"{n}-{m}" for n in (1, 3, 16, 2) for m in range(n)]
+
+
+def test_a_shared_frame_stays_small_enough_for_the_catalog(log: LocalLog):
+    info = make(log, schema={"data": bytes})
+    size = limits.INLINE_BYTES_MAX_DISK // 3
+    staged = [
+        log.stage(info, {"data": bytes([n]) * size}, durability=Durability.DISK) for n in range(5)
+    ]
+    log.store.write(lambda tx: staged[0].join(tx, staged))
+    rows = frames(log, info)
+    assert [row[_ROWS] for row in rows] == [2, 2, 1]
+    assert all(row[_SIZE] <= limits.INLINE_BYTES_MAX_DISK for row in rows)
+    assert [row["data"][0] for _, _, row in read_rows(log, info)] == list(range(5))
+
+
+def test_what_is_numbered_large_or_for_several_partitions_shares_no_frame(log: LocalLog):
+    info = make(log, schema={"n": int}, partitions=2, key="n")
+    assert log.stage(info, [{"n": n} for n in range(16)]).kind is None
+    assert log.stage(info, [{"n": 1}] * 17).kind is None, "columns"
+    large = make(log, "large", schema={"data": bytes})
+    assert log.stage(large, {"data": bytes(limits.INLINE_BYTES_MAX_DISK)}).kind is None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Barrier, Event
@@ -12,7 +12,7 @@ import pytest
 from millstream.primitives.durability import Durability
 from millstream.primitives.errors import MillstreamError, StoreStopped
 from millstream.primitives.telemetry import set_listener
-from millstream.store import Store, Transaction, transaction
+from millstream.store import Joinable, Store, Transaction, transaction
 from millstream.testing.faulty import FaultyDisk
 
 SOON_S = 20.0
@@ -178,3 +178,56 @@ def test_a_read_sees_one_moment(store: Store):
             assert nested.run("log/producer_epoch", (1,)) == before
     with store.read() as snapshot:
         assert snapshot.run("log/producer_epoch", (1,)) == [(1,)]
+
+
+class Together(Joinable[str]):
+    """Adds a row; all of a kind are added by whoever comes first, and the first that fails undoes them."""
+
+    def __init__(self, name: str, kind: str | None, joined: list[int], *, fails: bool = False):
+        self._kind = kind
+        self.name = name
+        self.joined = joined
+        self.fails = fails
+
+    @property
+    def kind(self) -> str | None:
+        return self._kind
+
+    def __call__(self, tx: Transaction) -> str:
+        tx.run("log/producer_open", (self.name,))
+        if self.fails:
+            raise KeyError(self.name)
+        return self.name
+
+    def join(self, tx: Transaction, works: Sequence[Together]) -> list[str]:
+        self.joined.append(len(works))
+        return [work(tx) for work in works]
+
+
+@pytest.mark.parametrize("bad", [None, 5])
+def test_works_of_one_kind_are_done_at_once_and_an_error_finds_its_own(
+    store: Store, bad: int | None
+):
+    joined: list[int] = []
+
+    def work_of(n: int) -> Together:
+        kind = None if n % 4 == 3 else f"kind {n % 2}"
+        return Together(f"{n:02}", kind, joined, fails=n == bad)
+
+    all_wait = Event()
+
+    class Watched(list[object]):
+        def append(self, entry: object) -> None:
+            super().append(entry)
+            if len(self) == 24:
+                all_wait.set()
+
+    store.committer._queue = Watched()  # type: ignore[assignment]
+    with ThreadPoolExecutor(25) as threads:
+        # The first one leads alone, and holds the others up until they can be taken together.
+        threads.submit(store.write, lambda tx: all_wait.wait(SOON_S))
+        futures = [threads.submit(store.write, work_of(n)) for n in range(24)]
+        found = [future.exception(SOON_S) or future.result() for future in futures]
+    assert [type(one) for one in found] == [KeyError if n == bad else str for n in range(24)]
+    assert names(store) == [f"{n:02}" for n in range(24) if n != bad]
+    assert sorted(joined) == [6, 12]

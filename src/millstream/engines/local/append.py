@@ -7,10 +7,11 @@ two leaves bytes that nobody names.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Self
 
-from millstream.engines.local.encoding import Part
+from millstream.engines.local.part import Part, Rows, join
 from millstream.engines.local.topics import unknown_topic
 from millstream.log.batching import Stamp
 from millstream.log.definition import TopicInfo
@@ -23,7 +24,7 @@ from millstream.primitives.limits import (
     PRODUCER_BATCHES_REMEMBERED,
 )
 from millstream.primitives.telemetry import reach
-from millstream.store import Store, Transaction
+from millstream.store import Joinable, Store, Transaction
 from millstream.store.segment import Placement
 
 
@@ -52,14 +53,43 @@ class Overlap(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Staged:
-    """Events that are written, but not visible yet."""
+class Staged(Joinable[list[Appended]]):
+    """Events that are written, but not visible yet: a work for a transaction."""
 
     info: TopicInfo
     parts: tuple[Part, ...]
     placements: tuple[Placement | None, ...]
     stamps: tuple[Stamp | None, ...]
     where: str
+
+    @property
+    def kind(self) -> Hashable:
+        """The same for rows that may share a frame; None for all else."""
+        rows = self._rows
+        return None if rows is None else (rows.partition_id, rows.schema_id)
+
+    @property
+    def _rows(self) -> Rows | None:
+        if len(self.parts) > 1 or self.placements[0] is not None or self.stamps[0] is not None:
+            return None
+        return self.parts[0].rows
+
+    def join(self, tx: Transaction, works: Sequence[Self]) -> list[list[Appended]]:
+        """Make the rows of several appends visible in one frame, or in few that are small enough for a row."""
+        number, results = self.parts[0].partition, []
+        for group in _small_enough(works):
+            appended = self._apply_part(tx, join(number, group), None, None)
+            offset = appended.first_offset
+            for rows in group:
+                count = sum(each for _, each in rows.runs)
+                results.append([Appended(self.info.name, number, offset, offset + count)])
+                offset += count
+        tx.wake(f"topic:{self.info.id}")
+        return results
+
+    def __call__(self, tx: Transaction) -> list[Appended]:
+        """``apply``."""
+        return self.apply(tx)
 
     def apply(self, tx: Transaction) -> list[Appended]:
         """Make the events visible when ``tx`` commits. Raises UnknownTopic, Fenced, OutOfOrderSequence."""
@@ -141,6 +171,21 @@ class Staged:
         return None
 
 
+def _small_enough(works: Iterable[Staged]) -> Iterator[list[Rows]]:
+    """Return the rows of the works in groups whose frame is no larger than a row of the catalog may be."""
+    group: list[Rows] = []
+    size_bytes = 0
+    for work in works:
+        part = work.parts[0]
+        assert part.rows is not None, "only rows are joined"
+        if group and size_bytes + part.size_bytes > INLINE_BYTES_MAX_DISK:
+            yield group
+            group, size_bytes = [], 0
+        group.append(part.rows)
+        size_bytes += part.size_bytes
+    yield group
+
+
 def _last_sequence(stamp: Stamp, rows: int) -> int:
     if stamp.last_sequence is not None:
         return stamp.last_sequence
@@ -183,7 +228,7 @@ def stage(
     placements: list[Placement | None] = [None] * len(parts)
     large: dict[int, list[int]] = {}
     for index, part in enumerate(parts):
-        if part.frame.size_bytes > inline_max:
+        if part.size_bytes > inline_max:
             large.setdefault(part.partition, []).append(index)
     for partition, indices in large.items():
         writer = store.segments.of(info.partition_ids[partition])

@@ -10,7 +10,6 @@ from __future__ import annotations
 import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -18,12 +17,13 @@ import msgspec
 import numpy as np
 import pyarrow as pa
 
+from millstream.engines.local.part import Part, Rows, array_head
 from millstream.log.definition import TopicInfo
 from millstream.log.partitioner import NO_KEY, partition_of, partitions_of
 from millstream.primitives.errors import EventTooLarge, SchemaError, StoreCorrupt
 from millstream.primitives.limits import EVENT_BYTES_MAX, FRAME_EVENTS_MAX, ROWS_FRAME_EVENTS_MAX
 from millstream.primitives.schema import TIMESTAMP, conform, describe, rows_to_batch
-from millstream.store.frame import ARROW, ROWS, EncodedFrame, encode_frame
+from millstream.store.frame import ARROW, EncodedFrame, encode_frame
 
 _FRAME_BYTES: Final = 16 * 1024 * 1024
 _ROWS_SURELY_FEW: Final = 8_192
@@ -40,14 +40,6 @@ Events = "Event | Sequence[Event] | pa.RecordBatch | pa.Table | pl.DataFrame"
 
 _rows_encoder = msgspec.msgpack.Encoder()
 _rows_decoder = msgspec.msgpack.Decoder(list[list[Any]])
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """Events for one partition: one frame."""
-
-    partition: int
-    frame: EncodedFrame
 
 
 class TopicEncoder:
@@ -135,18 +127,15 @@ class TopicEncoder:
         return self._encode_arrow(batch, now_us, partition)
 
     def _rows_part(self, number: int, rows: list[list[Any]], now_us: int) -> Part:
-        payload = _rows_encoder.encode(rows)
-        if len(payload) > _FRAME_BYTES:
+        count = len(rows)
+        data = _rows_encoder.encode(rows[0] if count == 1 else rows)
+        if len(data) > _FRAME_BYTES:
             raise _TooMuch
-        frame = encode_frame(
-            payload,
-            encoding=ROWS,
-            schema_id=self._info.schema_id,
-            partition_id=self._info.partition_ids[number],
-            rows=len(rows),
-            runs=((now_us, len(rows)),),
-        )
-        return Part(number, frame)
+        if count > 1:
+            data = data[len(array_head(count)) :]
+        info = self._info
+        encoded = Rows(info.schema_id, info.partition_ids[number], data, ((now_us, count),))
+        return Part(number, rows=encoded)
 
     def _route(self, row: list[Any], anywhere: int | None = None) -> int:
         if self._info.partitions == 1:
@@ -318,4 +307,4 @@ _INNER_CHECKS: Final[dict[pa.DataType, Check]] = {
     TIMESTAMP: _is_moment,
 }
 
-__all__ = ["Part", "TopicEncoder", "decode_rows", "describe", "encode_arrow"]
+__all__ = ["TopicEncoder", "decode_rows", "describe", "encode_arrow"]

@@ -45,7 +45,7 @@ class LocalLog:
         self._lock = threading.Lock()
         self.upkeep = Upkeep(store, self._topics, self._reader)
         for name, chore in self.upkeep.chores():
-            store.duty.add(name, chore)
+            store.duty.add(name, chore, urgent=name in self.upkeep.urgent)
 
     def create_topic(self, spec: TopicSpec) -> TopicInfo:
         """Return the topic, made if it is new. Raises TopicExists if it exists and differs."""
@@ -100,7 +100,7 @@ class LocalLog:
             if not staged.parts:
                 return []
             try:
-                return self.store.write(staged.apply)
+                return self.store.write(staged)
             except SegmentGone:
                 continue
         raise no_segment_kept(topic.name, _STAGE_ATTEMPTS)

@@ -15,7 +15,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from millstream.engines.local.append import Overlap, SegmentGone, no_segment_kept, stage
-from millstream.engines.local.encoding import Part, TopicEncoder
+from millstream.engines.local.encoding import TopicEncoder
+from millstream.engines.local.part import Part
 from millstream.log.batching import BatchingPolicy, Stamp
 from millstream.log.definition import TopicInfo
 from millstream.log.events import Appended
@@ -323,7 +324,7 @@ class LocalProducer:
         for attempt in range(_SEND_ATTEMPTS):
             try:
                 staged = stage(self._store, info, parts, stamps=stamps)
-                return self._store.write(staged.apply)
+                return self._store.write(staged)
             except SegmentGone:
                 continue
             except StoreBusy:

@@ -118,13 +118,15 @@ class Reader:
         partition_id = info.partition_ids[partition]
         chunks: list[Chunk] = []
         waiting: list[tuple[Row, Frame]] = []
+        where = f"topic {info.name!r}, partition {partition}"
         for row, data in self._bytes_of(partition_id, rows):
             frame = decode_frame(
                 data,
                 partition_id=partition_id,
                 rows=row[_ROWS],
                 checksum=row[_CRC],
-                where=f"topic {info.name!r}, partition {partition}, offset {row[_FIRST]}",
+                where=where,
+                offset=row[_FIRST],
             )
             if waiting and (frame.encoding != ROWS or frame.schema_id != waiting[0][1].schema_id):
                 chunks.append(self._rows_chunk(info, waiting))

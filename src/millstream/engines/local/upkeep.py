@@ -72,6 +72,9 @@ class _Replacement:
 class Upkeep:
     """The chores of one store."""
 
+    urgent: Final = frozenset({"checkpoint"})
+    """What is done as soon as commits ask for it, not only at the next look."""
+
     def __init__(self, store: Store, topics: Topics, reader: Reader) -> None:
         """Nothing runs before the duty calls a chore."""
         self._store = store
@@ -322,10 +325,12 @@ def _swap(
     tx: Transaction, partition_id: int, new: _Replacement, placement: Placement | None
 ) -> int:
     """Put a frame in the place of others; return by how many bytes the partition grew. Raises Changed."""
-    deleted = tx.run("log/frames_delete_range", (partition_id, new.first_offset, new.next_offset))
-    if len(deleted) != new.old_frames:
+    replaced = (partition_id, new.first_offset, new.next_offset)
+    [(frames, size_bytes)] = tx.run("log/frames_size_range", replaced)
+    if frames != new.old_frames:
         raise Changed
-    grown = -sum(int(row[0]) for row in deleted)
+    tx.run("log/frames_delete_range", replaced)
+    grown = -int(size_bytes)
     if new.frame is None or placement is None:
         return grown
     frame = new.frame

@@ -1,1 +1,1 @@
-DELETE FROM frame WHERE partition_id = ? AND first_offset >= ? AND first_offset < ? RETURNING size_bytes
+DELETE FROM frame WHERE partition_id = ? AND first_offset >= ? AND first_offset < ?
