@@ -269,3 +269,26 @@ def test_members_in_many_threads_read_each_event_once(log: LocalLog):
         == list(range(200))
         == sorted(n for p in range(4) for n in numbers(log, info, p))
     )
+
+
+def test_an_event_does_not_make_a_member_look_at_the_whole_group_and_a_change_does(log: LocalLog):
+    info = make(log, partitions=2)
+    first = log.consumer(info, "readers", options())
+    for n in range(2):
+        log.append(info, {"n": n}, partition=n)
+    assert sorted(drain(first)) == [0, 1]
+    look_again(first)
+    assert first.poll(0) is None  # it has agreed with the group
+    assert first.membership.is_settled()
+    log.append(info, {"n": 2}, partition=0)
+    assert first.membership.is_settled()
+    with log.consumer(info, "readers", options()) as second:
+        assert not first.membership.is_settled()
+        first._waiter.drain()  # as a wake-up leaves it: the group is looked at without waiting for the next look
+        assert first.poll(0) is not None
+        assert first.partitions == [0]
+        second.poll(0)
+        assert second.partitions == [1]
+    log.seek(info, "readers", {0: 0})
+    assert not first.membership.is_settled()
+    first.close()

@@ -161,8 +161,10 @@ class LocalConsumer:
 
     def _look_at_group(self) -> None:
         now_s = self._store.clock.monotonic_s()
-        if now_s < self._next_look_s and not self._waiter.take_woken():
-            return
+        if now_s < self._next_look_s:
+            # What woke it may have been an event, which is the more likely the less time there is for this.
+            if not self._waiter.take_woken() or self.membership.is_settled():
+                return
         self._next_look_s = now_s + _LOOK_AT_GROUP_EVERY_S
         if not self.membership.reconcile(self._start):
             return

@@ -43,6 +43,8 @@ class Membership:
         self.member_id = new_id(store.clock)
         self.group_id = store.write(self._join, durability=Durability.PROCESS)
         self.owned: dict[int, Owned] = {}
+        self._generation: int | None = None
+        """That of the group when this member last agreed with it."""
 
     @property
     def channel(self) -> str:
@@ -82,9 +84,20 @@ class Membership:
                 tx.run(
                     "log/group_partition_target", (targets[partition_id], group_id, partition_id)
                 )
-        tx.run("log/group_bump", (group_id,))
-        tx.wake(f"group:{group_id}")
+        tell_group(tx, group_id)
         reach("group.rebalance_before_commit")
+
+    def is_settled(self) -> bool:
+        """Tell whether the group is as this member last saw it: one row, where ``reconcile`` reads all of them.
+
+        A member that died changes nothing before somebody looks for it.
+        """
+        with self._store.read() as snapshot:
+            return self._generation_of(snapshot) == self._generation is not None
+
+    def _generation_of(self, snapshot: Snapshot) -> int | None:
+        found = snapshot.run("log/group_get", (self.group_id,))
+        return found[0][0] if found else None
 
     def reconcile(self, start: Mapping[int, int]) -> bool:
         """Give up and take partitions as the group wants it; return whether anything changed.
@@ -94,10 +107,12 @@ class Membership:
         """
         with self._store.read() as snapshot:
             if not self._has_work(snapshot):
+                self._generation = self._generation_of(snapshot)
                 return False
         owned = self._store.write(
             lambda tx: self._reconcile(tx, start), durability=Durability.PROCESS
         )
+        self._generation = None
         reach("group.reconciled")
         changed = owned.keys() != self.owned.keys() or any(
             owned[p].epoch != self.owned[p].epoch for p in owned
@@ -153,7 +168,7 @@ class Membership:
             number = self._number_of[partition_id]
             if owner == self.member_id and target != self.member_id:
                 tx.run("log/group_partition_release", (self.group_id, partition_id, owner))
-                tx.wake(self.channel)
+                tell_group(tx, self.group_id)
             elif owner == self.member_id:
                 owned[number] = Owned(number, epoch, position)
             elif owner is None and target == self.member_id:
@@ -207,3 +222,9 @@ class Membership:
 
         self._store.write(work, durability=Durability.PROCESS)
         self.owned = {}
+
+
+def tell_group(tx: Transaction, group_id: int) -> None:
+    """Let every member look at the group: who reads what has changed, or from where."""
+    tx.run("log/group_bump", (group_id,))
+    tx.wake(f"group:{group_id}")

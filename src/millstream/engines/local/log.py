@@ -10,6 +10,7 @@ from typing import Any, Final
 from millstream.engines.local.append import SegmentGone, Staged, no_segment_kept, stage
 from millstream.engines.local.consumer import LocalConsumer, read_lag
 from millstream.engines.local.encoding import TopicEncoder
+from millstream.engines.local.groups import tell_group
 from millstream.engines.local.producer import LocalProducer
 from millstream.engines.local.reading import Reader
 from millstream.engines.local.topics import Topics, unknown_topic
@@ -182,7 +183,7 @@ class LocalLog:
             [[group_id, _]] = tx.run("log/group_open", (group, topic.id))
             for number, offset in offsets.items():
                 tx.run("log/group_partition_set", (group_id, topic.partition_ids[number], offset))
-            tx.wake(f"group:{group_id}")
+            tell_group(tx, group_id)
 
         self.store.write(work)
 

@@ -1,1 +1,1 @@
-SELECT name FROM consumer_group WHERE id = ?
+SELECT generation FROM consumer_group WHERE id = ?
