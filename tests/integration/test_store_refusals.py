@@ -240,3 +240,21 @@ def test_a_forked_child_must_open_its_own(store_path: Path):
     assert not outcome.error, outcome.error
     assert outcome.reports == ["the store was opened before a fork", [2]]
     assert check(store_path) == []
+
+
+@pytest.mark.skipif(not Path("/proc/locks").exists(), reason="the kernel does not list its locks")
+def test_opening_a_store_twice_in_a_process_keeps_its_locks(store_path: Path):
+    """POSIX frees all locks of a process on a file when it closes any descriptor of it, SQLite's among them."""
+
+    def shared_locks() -> int:
+        inode = (store_path / "catalog.db").stat().st_ino
+        lines = Path("/proc/locks").read_text().splitlines()
+        held = [line.split() for line in lines if " POSIX " in line and f":{inode} " in line]
+        return sum(words[4] == str(os.getpid()) for words in held)
+
+    with Store.open(store_path) as store:
+        assert shared_locks() == 1
+        with Store.open(store_path):
+            assert shared_locks() == 1
+        assert shared_locks() == 1
+        assert store.write(lambda tx: 7) == 7

@@ -198,6 +198,8 @@ class Store:
                 expected="catalog.db beside the marker",
                 next_step="restore a copy of the whole directory",
             )
+        if self._is_open_here():
+            return False
         try:
             refuse_foreign(self.directory.catalog)
         except NotAStore as error:  # with our marker beside it
@@ -208,6 +210,18 @@ class Store:
                 next_step="restore a copy of the whole directory; nothing was changed",
             ) from error
         return False
+
+    def _is_open_here(self) -> bool:
+        """Tell whether this process has the same catalog open already: then its file must not be opened beside SQLite.
+
+        POSIX frees every lock that a process holds on a file when the process closes any descriptor of it.
+        """
+        catalog = self.directory.catalog
+        return any(
+            not store.closed and catalog.samefile(store.directory.catalog)
+            for store in _open_stores
+            if store.directory.catalog.exists()
+        )
 
     def _check_catalog(self, *, fresh: bool) -> None:
         with translated(self.directory.catalog):
