@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import mmap
 import os
 import select
@@ -47,6 +48,7 @@ DUTY = "duty"
 _HAS_FIFO = hasattr(os, "mkfifo")
 
 
+@functools.lru_cache(maxsize=4096)
 def channel_bit(channel: str) -> int:
     """Return the bit of a channel's name."""
     if channel == DUTY:

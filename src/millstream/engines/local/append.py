@@ -52,7 +52,7 @@ class Overlap(Exception):
         self.last_sequence = last_sequence
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen, which would take longer to make than to encode an event
 class Staged(Joinable[list[Appended]]):
     """Events that are written, but not visible yet: a work for a transaction."""
 
@@ -70,7 +70,7 @@ class Staged(Joinable[list[Appended]]):
 
     @property
     def _rows(self) -> Rows | None:
-        if len(self.parts) > 1 or self.placements[0] is not None or self.stamps[0] is not None:
+        if len(self.parts) != 1 or self.placements[0] is not None or self.stamps[0] is not None:
             return None
         return self.parts[0].rows
 
