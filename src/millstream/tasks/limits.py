@@ -71,7 +71,7 @@ MEMORY_LIMIT_BYTES_MIN = 16 * 1024 * 1024
 """The least memory limit of a task."""
 LIMIT_GRACE_US = 1_000_000
 """How long a process may take to end itself in order after a hard time limit, before it is killed."""
-LIMIT_TICK_US = 50_000
+LIMIT_TICK_US = 100_000
 """How often a supervisor looks at its processes when there are limits to keep."""
 
 CHILDREN_MAX = 256

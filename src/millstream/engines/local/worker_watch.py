@@ -1,7 +1,7 @@
 """Ends worker processes that go over a limit, or show no sign of life, from outside: it needs nothing of them.
 
     the mark of a process                 the supervisor
-    deadline, memory limit of what runs ─> looks every 50 ms, once there are limits
+    deadline, memory limit of what runs ─> looks every 100 ms, once there are limits
     signs of life                       ─> counts once a second; none for a whole lease: killed
 
 A task that holds the interpreter's lock for ever, blocks signals or fills the memory is ended all the same. Before the
