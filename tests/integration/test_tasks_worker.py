@@ -399,7 +399,7 @@ def test_a_million_waiting_tasks_would_cost_a_claim_nothing(bench: Bench) -> Non
     with bench.store.read() as snapshot:
         for name, params in (
             ("heads", ("q", 10)),
-            ("ready", ('["q"]',)),
+            ("ready", {"queues": '["q"]', "now_us": 1}),
             ("due_and_lease", {"lease": 1, "now_us": 1}),
             ("held", (1,)),
         ):

@@ -57,6 +57,14 @@ def interval_of(rate: str | float) -> int:
     return max(1, round(_PERIOD_US[match[2] or ""] / often))
 
 
+def next_start_us(stored_us: int, *, interval_us: int, now_us: int) -> int:
+    """Return the next allowed start. No start moves it further than an interval from its own time.
+
+    One that is further ahead was stored before the clock was set back, or under a slower rate: it is not waited for.
+    """
+    return now_us if stored_us > now_us + interval_us else stored_us
+
+
 def starts_allowed(*, next_us: int, interval_us: int, now_us: int) -> int:
     """Return how many tasks the rate lets start at ``now_us``."""
     if next_us > now_us:

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from millstream.primitives.telemetry import reach
 from millstream.store.transaction import Transaction
 from millstream.tasks.batch import BATCH_PREFIX
-from millstream.tasks.gates import LOCK_PREFIX, Limit, after_start, starts_allowed
+from millstream.tasks.gates import LOCK_PREFIX, Limit, after_start, next_start_us, starts_allowed
 from millstream.tasks.limits import DUE_TASKS_MAX
 from millstream.tasks.states import TaskEvent, TaskState, follow
 
@@ -51,6 +51,9 @@ class _Gate:
         if concurrency is not None:
             self.room = concurrency - held
         if self.interval_us is not None:
+            self.next_us = next_start_us(
+                self.next_us, interval_us=self.interval_us, now_us=tx.now_us
+            )
             allowed = starts_allowed(
                 next_us=self.next_us, interval_us=self.interval_us, now_us=tx.now_us
             )
@@ -133,7 +136,7 @@ def release(tx: Transaction, held: Iterable[tuple[int, tuple[str, ...]]]) -> Non
 
 def open_due(tx: Transaction) -> None:
     """Let in those whose rate allows a start by now, and those who need not wait for others of their batch."""
-    for (key,) in tx.run("tasks/openings", (tx.now_us, DUE_TASKS_MAX)):
+    for (key,) in tx.run("tasks/openings", {"now_us": tx.now_us, "limits_max": DUE_TASKS_MAX}):
         if key.startswith(BATCH_PREFIX):
             _wake(tx, open_all(tx, key))
             continue

@@ -374,7 +374,7 @@ def prune(tx: Transaction) -> None:
 def is_idle(snapshot: Snapshot, queues: Sequence[str]) -> bool:
     """Tell whether nothing is queued, running or waiting for a retry; an ETA to come is not counted."""
     names = json.dumps(list(queues))
-    if snapshot.run("tasks/ready", {"queues": names})[0][0]:
+    if snapshot.run("tasks/ready", {"queues": names, "now_us": 0})[0][0]:
         return False
     return not any(
         snapshot.run(statement, (names,))[0][0]

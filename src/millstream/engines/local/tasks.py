@@ -183,10 +183,11 @@ class LocalTasks:
 
     def ready(self, queues: Sequence[str]) -> Readiness:
         """Tell whether a claim would find something; reads only."""
-        queued, *times = self.store.look("tasks/ready", {"queues": json.dumps(queues)})[0]
-        due = [due_us for due_us in times if due_us is not None]
-        next_due_us = min(due, default=None)
-        is_due = next_due_us is not None and next_due_us <= self.store.clock.now_us()
+        now_us = self.store.clock.now_us()
+        params = {"queues": json.dumps(queues), "now_us": now_us}
+        queued, *times = self.store.look("tasks/ready", params)[0]
+        next_due_us = min((due_us for due_us in times if due_us is not None), default=None)
+        is_due = next_due_us is not None and next_due_us <= now_us
         return Readiness(now=bool(queued) or is_due, next_due_us=next_due_us)
 
     def waiting(self, queues: Sequence[str]) -> int:

@@ -6,4 +6,7 @@ SELECT
     ),
     (SELECT min(due_us) FROM tasks WHERE state = 'scheduled'),
     (SELECT min(due_us) FROM tasks WHERE state = 'retrying'),
-    (SELECT min(opens_us) FROM task_limits WHERE opens_us IS NOT NULL)
+    (
+        SELECT min(iif(opens_us > :now_us + interval_us, :now_us, opens_us))
+        FROM task_limits WHERE opens_us IS NOT NULL
+    )
