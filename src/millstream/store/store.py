@@ -392,7 +392,16 @@ class Store:
             self._release_run()
             return
         # Who opens meanwhile would find this process alive, and a log that is just being removed.
-        with FileLock(self.directory.run / "opening.lock") as opening:
+        try:
+            opening = FileLock(self.directory.run / "opening.lock")
+        except (
+            FileNotFoundError
+        ):  # Somebody removed the whole directory: nobody can open it meanwhile.
+            keep_log(self._writer, keep=True)
+            self._writer.close()
+            self._release_run()
+            return
+        with opening:
             if "committer" in self.__dict__ and self.committer.stopped is not None:
                 keep_log(self._writer, keep=True)
             # What fails here is the folding back of the log: it stays, and the next process reads it.

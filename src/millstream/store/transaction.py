@@ -282,6 +282,7 @@ class Committer:
                 try:
                     self.refuse_stopped()
                     with self._lock:
+                        self._refuse_removed()
                         self._commit(works)
                 finally:
                     self._leading = None
@@ -314,6 +315,16 @@ class Committer:
             if entry.error is None:
                 entry.error = ours
             entry.done = True
+
+    def _refuse_removed(self) -> None:
+        # SQLite goes on writing to files without a name, and would acknowledge what nobody can ever read.
+        if self._lock.was_removed:
+            raise StoreStopped(
+                "the store was removed while this process had it open",
+                where=self._where,
+                expected="the directory in its place until every process has closed it",
+                next_step="restore it, or open it again for a new, empty store",
+            )
 
     def _refusal(self) -> StoreStopped:
         assert self._stopped is not None
