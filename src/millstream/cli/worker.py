@@ -244,7 +244,7 @@ def _worker_of(
         limits.on_mark = partial(_tell_mark, reporter)
     if kind in {PoolKind.PROCESS, PoolKind.SOLO}:
         limits.install()
-        return Worker(engine, tasks, settings, chance=chance, limits=limits)
+        return Worker(engine, tasks, settings, chance=chance, limits=limits, report=_say)
     return ManyWorker(
         engine,
         tasks,
@@ -253,6 +253,7 @@ def _worker_of(
         concurrency=concurrency,
         chance=chance,
         limits=limits,
+        report=_say,
     )
 
 

@@ -11,6 +11,7 @@ commits what is finished and hands back what is not started, so that nobody wait
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -23,15 +24,17 @@ from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_limits import LimitKeeper, Overtime
 from millstream.engines.local.worker_reports import Demand
-from millstream.primitives.errors import MillstreamError, TimeLimitExceeded
+from millstream.primitives.errors import MillstreamError, StoreBusy, StoreFull, TimeLimitExceeded
 from millstream.primitives.telemetry import reach
 from millstream.store.runmark import SEVERAL, RunMark
 from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
-from millstream.tasks.message import Claimed, Lease, Raised, Revocation, Work
+from millstream.tasks.message import Claimed, Exchange, Lease, Raised, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
 
+PASSING = (StoreFull, StoreBusy)
+"""Errors of a store that may be well again soon, and that undo what was tried: the worker keeps what it holds."""
 _WATCH_US = 2 * CLAIM_GOAL_US
 _MICROSECONDS = 1_000_000
 
@@ -61,12 +64,15 @@ class Worker:
         *,
         chance: Chance,
         limits: LimitKeeper | None = None,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
         """Nothing happens before ``run``. ``chance`` is a seeded ``random.Random``: it spreads the retries.
 
-        ``limits`` keeps the limits of attempts; without it they have none.
+        ``limits`` keeps the limits of attempts; without it they have none. ``report`` is told, a line each time, that
+        the store has no room and the worker waits for it.
         """
         self._limits = limits
+        self._report = report
         self._engine = engine
         self._settings = settings
         self._clock = engine.store.clock
@@ -218,8 +224,9 @@ class Worker:
             claimed: tuple[Claimed, ...] = ()
             if finished or self._engine.ready(queues).now:
                 want = 0 if stopping else min(self._size.tasks, self._left or self._size.tasks)
-                with self._hand.committing:
-                    exchange = self._engine.exchange(lease, self._hand.drain(), want=want)
+                exchange = self._exchange(lease, want)
+                if exchange is None:
+                    continue
                 claimed = exchange.claimed
                 if exchange.evicted:
                     # Whoever evicted this worker returned its tasks: it goes on with empty hands.
@@ -233,6 +240,23 @@ class Worker:
             elif not stopping and not self._rest():
                 return lease
 
+    def _exchange(self, lease: Lease, want: int) -> Exchange | None:
+        """Commit what is finished and claim; None when the store has no room: then it is kept, and tried again soon.
+
+        Raises the error when the worker was told to stop: what is finished runs again then, when there is room.
+        """
+        with self._hand.committing:
+            finished = self._hand.drain()
+            try:
+                return self._engine.exchange(lease, finished, want=want)
+            except PASSING as error:
+                self._hand.put_back(finished)
+                if self._stopping.is_set():
+                    raise
+                self._report(f"{len(finished)} results wait for their commit: {error}")
+        self._stopping.wait(RECOVERY_TICK_US / _MICROSECONDS)
+        return None
+
     def _run_batch(self, claimed: tuple[Claimed, ...], keeper: LeaseKeeper) -> None:
         mark = self._mark
         assert mark is not None, "made with the lease"
@@ -244,7 +268,7 @@ class Worker:
         run = 0
         while not self._stopping.is_set():
             # After a pause of a whole lease, what is pending may be in other hands: ask before it is started.
-            if keeper.is_overdue and not keeper.beat():
+            if not still_holds(keeper, self._stopping):
                 break
             work = self._hand.take()
             if not work:
@@ -270,7 +294,8 @@ class Worker:
         now_s = self._clock.monotonic_s()
         if (now_s - self._looked_s) * _MICROSECONDS >= RECOVERY_TICK_US:
             self._looked_s = now_s
-            self._engine.recover()
+            with contextlib.suppress(*PASSING):  # They are found at the next look.
+                self._engine.recover()
 
     def _rest(self) -> bool:
         """Sleep until there may be something to do; False when a burst has come to its end."""
@@ -326,7 +351,7 @@ class LeaseKeeper:
         return self._clock.monotonic_s() - self._beaten_s >= self._lease_s
 
     def beat(self) -> bool:
-        """Show a sign of life. When the lease is lost, nothing that it held is started any more. Any thread."""
+        """Show a sign of life; when the lease is lost, nothing that it held is started. Any thread."""
         now_s = self._clock.monotonic_s()
         holds = self._engine.beat(self._lease)
         self._beaten_s = now_s
@@ -359,10 +384,14 @@ class LeaseKeeper:
             self._failure = error  # Raised in the worker's own thread, see ``refuse_failed``.
 
     def _keep(self) -> None:
+        tried_s = self._beaten_s
         while not self._stopped:
-            left_s = self._beaten_s + self._lease_s / BEATS_PER_LEASE - self._clock.monotonic_s()
+            now_s = self._clock.monotonic_s()
+            left_s = max(tried_s, self._beaten_s) + self._lease_s / BEATS_PER_LEASE - now_s
             if left_s <= 0:
-                self.beat()
+                tried_s = now_s
+                with contextlib.suppress(*PASSING):
+                    self.beat()
                 for revocation in self._engine.revocations(self._lease):
                     self._on_revoked(revocation)
                 continue
@@ -373,19 +402,39 @@ class LeaseKeeper:
 
     def _attend_once(self) -> None:
         if self._hand.is_stuck(_WATCH_US):
-            unblock(self._engine, self._lease, self._hand)
+            with contextlib.suppress(*PASSING):
+                unblock(self._engine, self._lease, self._hand)
         with self._attention:
             # The hand is filled before ``attend`` takes this lock, so a batch is never overlooked.
             self._attending = not self._hand.is_empty
 
 
+def still_holds(keeper: LeaseKeeper, stopping: threading.Event) -> bool:
+    """Tell whether what was claimed may be started: asks the store only when the last sign of life is a lease ago."""
+    while keeper.is_overdue:
+        try:
+            return keeper.beat()
+        except PASSING:
+            if stopping.wait(RECOVERY_TICK_US / _MICROSECONDS):
+                return False
+    return True
+
+
 def unblock(engine: LocalTasks, lease: Lease, hand: Hand) -> None:
     """Commit what is finished and hand back what is not started, behind a task that takes long."""
-    pending = hand.give_up()
     with hand.committing:
         finished = hand.drain()
-        if finished:
-            engine.exchange(lease, finished, want=0)
-    if pending:
-        engine.hand_back(lease, pending)
+        try:
+            if finished:
+                engine.exchange(lease, finished, want=0)
+        except PASSING:
+            hand.put_back(finished)
+            raise
+    pending = hand.give_up()
+    try:
+        if pending:
+            engine.hand_back(lease, pending)
+    except PASSING:
+        hand.fill(pending)
+        raise
     reach("task.unblocked")

@@ -53,6 +53,11 @@ class Hand:
             finished, self._finished = self._finished, []
             return finished
 
+    def put_back(self, finished: Sequence[Completion]) -> None:
+        """Keep what was drained and could not be committed."""
+        with self._lock:
+            self._finished[:0] = finished
+
     def give_up(self) -> list[Claimed]:
         """Return what was not started; it is the caller's to hand back."""
         with self._lock:

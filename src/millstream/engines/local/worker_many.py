@@ -11,12 +11,13 @@ run alone from then on: the worker starts such a task when no other runs, and cl
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Callable, Sequence
 
 from millstream.engines.local.task_link import LocalAttemptLink
 from millstream.engines.local.tasks import LocalTasks
-from millstream.engines.local.worker import LeaseKeeper, WorkerSettings
+from millstream.engines.local.worker import PASSING, LeaseKeeper, WorkerSettings, still_holds
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_kind import PoolKind
@@ -28,7 +29,7 @@ from millstream.primitives.telemetry import reach
 from millstream.store.runmark import SEVERAL, RunMark
 from millstream.tasks.batch import works_of
 from millstream.tasks.limits import CONCURRENCY_MAX, RECOVERY_TICK_US
-from millstream.tasks.message import Claimed, Completion, Lease, Revocation, Work
+from millstream.tasks.message import Claimed, Completion, Exchange, Lease, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
 
@@ -48,11 +49,13 @@ class ManyWorker:
         concurrency: int,
         chance: Chance,
         limits: LimitKeeper | None = None,
+        report: Callable[[str], None] = lambda _: None,
     ) -> None:
-        """Nothing happens before ``run``; ``limits`` as of ``Worker``.
+        """Nothing happens before ``run``; ``limits`` and ``report`` as of ``Worker``.
 
         Raises ConfigurationError for a concurrency out of range.
         """
+        self._report = report
         if not 1 <= concurrency <= CONCURRENCY_MAX:
             raise ConfigurationError(
                 f"{concurrency} tasks at once", expected=f"1 to {CONCURRENCY_MAX:,}"
@@ -160,8 +163,9 @@ class ManyWorker:
             room = 0 if stopping or self._alone else self._room()
             ready = self._engine.ready(self._settings.queues)
             if finished or (room and ready.now):
-                with self._committing:
-                    exchange = self._engine.exchange(lease, self._drain(), want=room)
+                exchange = self._exchange(lease, room)
+                if exchange is None:
+                    continue
                 if exchange.evicted:
                     # What runs here belongs to others now; its completions will be refused and counted.
                     reach("task.evicted")
@@ -169,7 +173,7 @@ class ManyWorker:
                     lease = self._join()
                     keeper.watch(lease)
                 # After a pause of a whole lease, what was claimed may be in other hands: ask before it is started.
-                if not keeper.is_overdue or keeper.beat():
+                if still_holds(keeper, self._stopping):
                     self._start(exchange.claimed, pool)
                 self._start_alone(pool)
                 self._look_for_the_dead()
@@ -179,6 +183,21 @@ class ManyWorker:
                 return lease
             self._look_for_the_dead()
             self._waiter.wait(self._rest_us(ready.next_due_us if room else None) / _MICROSECONDS)
+
+    def _exchange(self, lease: Lease, room: int) -> Exchange | None:
+        """Commit what is finished and claim; see ``Worker``: None when the store has no room."""
+        with self._committing:
+            finished = self._drain()
+            try:
+                return self._engine.exchange(lease, finished, want=room)
+            except PASSING as error:
+                with self._lock:
+                    self._finished[:0] = finished
+                if self._stopping.is_set():
+                    raise
+                self._report(f"{len(finished)} results wait for their commit: {error}")
+        self._stopping.wait(RECOVERY_TICK_US / _MICROSECONDS)
+        return None
 
     def _is_over(self, *, stopping: bool) -> bool:
         with self._lock:
@@ -248,7 +267,8 @@ class ManyWorker:
         now_s = self._clock.monotonic_s()
         if (now_s - self._looked_s) * _MICROSECONDS >= RECOVERY_TICK_US:
             self._looked_s = now_s
-            self._engine.recover()
+            with contextlib.suppress(*PASSING):  # They are found at the next look.
+                self._engine.recover()
 
     def _rest_us(self, next_due_us: int | None) -> int:
         if next_due_us is None:
