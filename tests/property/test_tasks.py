@@ -45,6 +45,7 @@ class Walk(RuleBasedStateMachine):
         self._engine = LocalTasks(self._store)
         self._catalog = connect(self._store.directory.catalog, vfs=None)
         self._sent = 0
+        self._paused = False
         self._leases: list[Lease] = []
         self._held: dict[int, list[Claimed]] = {}
         self._accepted: dict[str, int] = {}
@@ -111,7 +112,7 @@ class Walk(RuleBasedStateMachine):
         else:
             assert len(claimed) <= want
             assert all(task.alone for task in claimed if task.name == "batch")
-        if not claimed and not exchange.evicted:
+        if not claimed and not exchange.evicted and not self._paused:
             self._nobody_waits_for_a_batch_in_vain()
 
     def _nobody_waits_for_a_batch_in_vain(self) -> None:
@@ -159,6 +160,14 @@ class Walk(RuleBasedStateMachine):
             self._engine.control.revoke([task_id], reason="no")
         else:
             self._engine.control.requeue([task_id])
+
+    @rule(paused=st.sampled_from([True, False, False]))
+    def pause(self, paused: bool) -> None:
+        self._paused = paused
+        if paused:
+            self._engine.control.pause("default")
+        else:
+            self._engine.control.resume("default")
 
     @rule(seconds=st.integers(1, 4))
     def let_time_pass(self, seconds: int) -> None:

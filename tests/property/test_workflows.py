@@ -20,16 +20,21 @@ from millstream.primitives.errors import TaskFailed
 from millstream.tasks.limits import WORKER_DEATHS_MAX
 from millstream.testing import crash
 
+ONCE = ["task.joined", "task.leaving", "task.left", "workflow.started"]
+"""Steps that a process comes to once."""
 KILL_STEPS = [
     "commit.before",
     "commit.visible",
     "task.acknowledged",
+    "task.claimed",
     "task.claiming",
     "task.completed",
     "task.finished",
     "task.inserted",
     "task.started",
+    "workflow.inserted",
     "workflow.moved",
+    *ONCE,
 ]
 
 
@@ -194,7 +199,7 @@ def test_killed_again_and_again_it_ends_as_it_would_have(
     random = Random(seed)
     tree = random_tree(random)
     folder = str(tmp_path)
-    occurrence = random.randint(1, 4)
+    occurrence = 1 if step in ONCE else random.randint(1, 4)
     done = crash.run(send_and_work, folder, tree, kill_at=crash.KillAt(step, occurrence))
     shop = Shop(folder)
     if not workflows_in(shop):
@@ -206,7 +211,7 @@ def test_killed_again_and_again_it_ends_as_it_would_have(
     for _ in range(
         WORKER_DEATHS_MAX - 2
     ):  # A task that is there at each of so many deaths is poison.
-        kill_at = crash.KillAt(step, random.randint(1, 4))
+        kill_at = crash.KillAt(step, 1 if step in ONCE else random.randint(1, 4))
         done = crash.run(work, folder, kill_at=kill_at) if done.killed else done
     done = crash.run(work, folder)
     assert done.reports == ["done"], done.error
@@ -217,6 +222,17 @@ def test_killed_again_and_again_it_ends_as_it_would_have(
         assert sum(shop.app.tasks_engine.depth().values()) == sum(ran.values())
         assert set(shop.ran()) == set(ran)
         assert max((shop.ran() - ran).values(), default=0) < WORKER_DEATHS_MAX
+
+
+def test_every_step_on_the_way_of_a_workflow_is_one_to_be_killed_at(
+    tmp_path: Path, seed: int
+) -> None:
+    leaves = [Leaf(n, replaced=n == 3) for n in range(5)]
+    inner = Tree("chain", (leaves[0], Tree("group", (leaves[1], leaves[2]))))
+    tree = Tree("chain", (Tree("group", (inner, leaves[3])), leaves[4]))
+    done = crash.run(send_and_work, str(tmp_path), tree)
+    on_the_way = {step for step in done.steps if step.split(".")[0] in {"task", "workflow"}}
+    assert on_the_way == {step for step in KILL_STEPS if not step.startswith("commit.")}
 
 
 def workflows_in(shop: Shop) -> list[str]:
