@@ -5,12 +5,8 @@ The work runs in a process of its own, which may be limited without limiting the
 
 from __future__ import annotations
 
-import os
 import resource
-import shutil
 import signal
-import subprocess
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -22,10 +18,12 @@ from millstream.primitives.errors import StoreFull
 from millstream.store import Store
 from millstream.store.check import check
 from millstream.testing.crash import Report, run
+from tests.integration.small_disk import hard_limit, limited, small_disk
 from tests.log_kit import make, numbers
 
+__all__ = ["limited", "small_disk"]
+
 FILE_BYTES = 1_000_000
-DISK_BYTES = 5_000_000
 
 
 def fill(report: Report, path: Path, event_bytes: int) -> None:
@@ -58,38 +56,6 @@ def fill(report: Report, path: Path, event_bytes: int) -> None:
         log.append(info, [{"n": n, "data": bytes(event_bytes)}, {"n": n + 1, "data": b""}])
         report(("stored", n + 2))
         log.close()
-
-
-def hard_limit() -> int:
-    return resource.getrlimit(resource.RLIMIT_FSIZE)[1]
-
-
-def mounted(folder: Path) -> bool:
-    """Mount a small file system in memory there, if this machine lets us."""
-    mount = shutil.which("mount")
-    if mount is None or os.geteuid() != 0:
-        return False
-    command = [mount, "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "none", str(folder)]
-    return subprocess.run(command, check=False, capture_output=True).returncode == 0
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A folder on a file system of its own, or a plain one where files are limited instead."""
-    folder = tmp_path / "small"
-    folder.mkdir()
-    is_mounted = mounted(folder)
-    yield folder
-    if is_mounted:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True, capture_output=True)
-
-
-@pytest.fixture
-def limited(tmp_path: Path) -> Path:
-    """A folder on a large file system: the process may write only small files."""
-    folder = tmp_path / "limited"
-    folder.mkdir()
-    return folder
 
 
 @pytest.mark.parametrize("place", ["small_disk", "limited"])

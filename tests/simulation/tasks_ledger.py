@@ -204,7 +204,8 @@ class Ledger:
         for key in keys:
             for run in self.runs[key]:
                 start_us, end_us = self.interval(run)
-                moments += [(start_us, 1, run), (end_us, -1, run)]
+                if end_us > start_us:
+                    moments += [(start_us, 1, run), (end_us, -1, run)]
         inside: list[Run] = []
         most = 0
         for _, step, run in sorted(moments, key=lambda moment: moment[:2]):
