@@ -36,6 +36,7 @@ from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import Timestamp
 from millstream.tasks.batch import Batch
 from millstream.tasks.bound import BoundBatch, BoundTask
+from millstream.tasks.dependencies import Depends
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.retry import Backoff
 from millstream.tasks.schedule_times import cron, every
@@ -56,6 +57,7 @@ __all__ = [
     "Batch",
     "BoundBatch",
     "BoundTask",
+    "Depends",
     "Durability",
     "EventBatch",
     "Expression",

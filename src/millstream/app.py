@@ -107,6 +107,8 @@ class App:
         self.task = self.tasks.task
         """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
         declare_starmap(self.tasks)
+        self.override = self.tasks.override
+        """Replaces a provider of dependencies, for tests. See ``TaskRegistry.override``."""
         self.send_task = self.tasks.send_task
         """Sends a call by the task's name: ``app.send_task("shop.resize", ["a.jpg", 320])``."""
         self.schedules = ScheduleRegistry(

@@ -9,6 +9,7 @@ EXPORTED = [
     "Batch",
     "BoundBatch",
     "BoundTask",
+    "Depends",
     "Durability",
     "EventBatch",
     "Expression",

@@ -12,6 +12,7 @@ import contextlib
 import os
 import select
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import millstream as ms
@@ -108,6 +109,17 @@ async def dream() -> None:
 @app.task
 def unstorable() -> object:
     return object()
+
+
+def shared() -> Iterator[int]:
+    tell("open")
+    yield os.getpid()
+    tell("close")
+
+
+@app.task
+def in_process(process: int = ms.Depends(shared, scope="worker")) -> bool:
+    return process == os.getpid()
 
 
 @app.task(batch=ms.Batch(max=5, wait="20ms"))

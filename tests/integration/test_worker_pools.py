@@ -18,6 +18,7 @@ from tests.integration.tasks_shop import (
     dream,
     flaky,
     gated,
+    in_process,
     only_once,
     poison,
     shout,
@@ -153,3 +154,18 @@ def test_a_coroutine_that_is_terminated_is_cancelled_and_its_neighbour_goes_on(s
         assert beside.get(PATIENCE_S) == "beside"
     assert doomed.state is TaskState.REVOKED
     assert beside.attempts() == []
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
+def test_what_tasks_share_is_opened_once_a_process_and_closed_at_its_end(
+    shop: Site, pool: str
+) -> None:
+    results = in_process.enqueue_many(in_process.s() for _ in range(50))
+    with shop.worker("--pool", pool, "--concurrency", "2") as worker:
+        assert all(one.get(PATIENCE_S) for one in results)
+        worker.send_signal(signal.SIGTERM)
+        assert worker.wait(PATIENCE_S) == 0
+    told = shop.listen_to_all()
+    opened = {process for process, words in told if words == "open"}
+    assert len(told) == 2 * len(opened)
+    assert {process for process, words in told if words == "close"} == opened

@@ -5,7 +5,8 @@ from __future__ import annotations
 import inspect
 import pathlib
 import sys
-from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
 
 from millstream.primitives.errors import ConfigurationError, UnknownTask
@@ -14,6 +15,7 @@ from millstream.tasks.batch import Batch
 from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.contract import TaskEngine
 from millstream.tasks.control import TaskControl
+from millstream.tasks.dependencies import Provider
 from millstream.tasks.options import TaskKeywords, TaskOptions, check_name, options_of
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.signature import CallKeywords, Signature
@@ -40,6 +42,7 @@ class TaskRegistry:
         self._engine = engine
         self._substitute: TaskEngine | None = None
         self._tasks: dict[str, AnyTask[..., Any]] = {}
+        self._overrides: dict[Provider, Provider] = {}
         self._load: Callable[[str], None] | None = None
 
     @overload
@@ -201,6 +204,22 @@ class TaskRegistry:
             task.__dict__["arguments"] = any_arguments(name)
         return Signature(task, tuple(args), kwargs or {})
 
+    @contextmanager
+    def override(self, provider: Provider, substitute: Provider) -> Iterator[None]:
+        """Let ``substitute`` give what ``provider`` gives, to all tasks of this process, while the block lasts.
+
+        For tests: ``with app.override(connect, lambda: FakeConnection()): …``. Not for a worker that runs already: what
+        it has opened for all of its tasks stays.
+        """
+        before = self._overrides.get(provider)
+        self._overrides[provider] = substitute
+        try:
+            yield
+        finally:
+            del self._overrides[provider]
+            if before is not None:
+                self._overrides[provider] = before
+
     def substitute(self, engine: TaskEngine | None) -> None:
         """Send everything to ``engine`` from now on, or with None to the app's own again. For tests."""
         self._substitute = engine
@@ -252,7 +271,12 @@ class TaskRegistry:
         is_async = inspect.iscoroutinefunction(function)
         kind: Any = _KINDS[is_batch, is_async]
         task: AnyTask[..., Any] = kind(
-            function, name=chosen, options=options, engine=self._current, bind=bind
+            function,
+            name=chosen,
+            options=options,
+            engine=self._current,
+            bind=bind,
+            overrides=self._overrides,
         )
         self._tasks[chosen] = task
         return task

@@ -1,6 +1,7 @@
 """What of a function belongs to its calls: the parameters that a caller gives, their types, and what comes back.
 
-``self`` of ``bind=True`` is none of them; of a batch a call gives one item of the list, and is given one of the values.
+``self`` of ``bind=True`` and dependencies are none of them; of a batch a call gives one item of the list, and is given
+one of the values.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any
 
 from millstream.primitives.errors import ConfigurationError
 from millstream.tasks.batch import item_of, value_of
+from millstream.tasks.dependencies import Dependency, dependencies_of
 
 POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
@@ -25,6 +27,8 @@ class Shape:
     signature: inspect.Signature
     hints: Mapping[str, Any]
     returns: Any
+    dependencies: Mapping[str, Dependency]
+    """The parameters that are none of a call's: the worker gives them."""
 
 
 def shape_of(
@@ -35,8 +39,12 @@ def shape_of(
     if bind:
         signature = _without_self(signature, task)
     hints = hints_of(function, task)
+    given = dependencies_of(signature, hints, where=f"task {task!r}")
+    if given:
+        own = [one for name, one in signature.parameters.items() if name not in given]
+        signature = signature.replace(parameters=own)
     if not batch:
-        return Shape(task, signature, hints, hints.get("return", Any))
+        return Shape(task, signature, hints, hints.get("return", Any), given)
     items = _items_of(signature, task)
     item = item_of(hints.get(items.name, Any), task)
     return Shape(
@@ -44,6 +52,7 @@ def shape_of(
         signature.replace(parameters=[items.replace(annotation=item)]),
         {items.name: item},
         value_of(hints.get("return", Any), task),
+        given,
     )
 
 

@@ -11,9 +11,11 @@ from millstream.primitives.errors import ConfigurationError
 from millstream.tasks.arguments import Arguments, Returned
 from millstream.tasks.bound import BoundBatch, bound_directly
 from millstream.tasks.contract import TaskEngine
+from millstream.tasks.dependencies import Opening, Overrides, openings_of
 from millstream.tasks.gates import limit_of
 from millstream.tasks.limits import TASKS_PER_COMMIT_MAX
 from millstream.tasks.message import TaskMessage
+from millstream.tasks.opened import acall_with, call_with
 from millstream.tasks.options import TaskOptions
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.row_calls import RowCalls
@@ -39,8 +41,9 @@ class AnyTask(Generic[P, R]):
         options: TaskOptions,
         engine: EngineProvider,
         bind: bool = False,
+        overrides: Overrides | None = None,
     ) -> None:
-        """Wrap ``function``; signature and annotations are read at first use."""
+        """Wrap ``function``; signature and annotations are read at first use. ``overrides`` may change later."""
         self.function = function
         self.name = name
         self.options = options
@@ -55,6 +58,7 @@ class AnyTask(Generic[P, R]):
         )
         """Whether more than a claim decides when its calls start."""
         self._engine = engine
+        self._overrides = {} if overrides is None else overrides
         self.is_async = inspect.iscoroutinefunction(function)
         self.__name__ = getattr(function, "__name__", name)
         self.__qualname__ = getattr(function, "__qualname__", name)
@@ -77,6 +81,20 @@ class AnyTask(Generic[P, R]):
     def returned(self) -> Returned:
         """The return annotation, for storing results."""
         return Returned(self.shape)
+
+    @property
+    def openings(self) -> Mapping[str, Opening]:
+        """How to open what the function needs beside its arguments, by parameter. Raises ConfigurationError."""
+        return self._opened_by(self._overrides) if self._overrides else self._own_openings
+
+    @cached_property
+    def _own_openings(self) -> Mapping[str, Opening]:
+        return self._opened_by({})
+
+    def _opened_by(self, overrides: Overrides) -> Mapping[str, Opening]:
+        needs = self.shape.dependencies
+        where = f"task {self.name!r}"
+        return openings_of(needs, overrides, where=where, is_async=self.is_async) if needs else {}
 
     def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]:
         """Send a call to the workers; return when it is durable.
@@ -170,9 +188,17 @@ class AnyTask(Generic[P, R]):
         return self.returned.decode(data)
 
     def _called(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
-        if self.bind:
-            return self.function(bound_directly(self, args, kwargs), *args, **kwargs)
-        return self.function(*args, **kwargs)
+        bound = (bound_directly(self, args, kwargs),) if self.bind else ()
+        return self._with_dependencies((*bound, *args), kwargs)
+
+    def _with_dependencies(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:  # noqa: ANN401
+        """Call the function; what it needs and was not given is opened for this call alone, and closed after it."""
+        if not self.shape.dependencies:
+            return self.function(*args, **kwargs)
+        given = inspect.signature(self.function).bind_partial(*args, **kwargs).arguments
+        missing = {name: one for name, one in self.openings.items() if name not in given}
+        call = acall_with if self.is_async else call_with
+        return call(missing, None, lambda values: self.function(*args, **kwargs, **values))
 
     def __repr__(self) -> str:
         """Return the name, and whether it is async."""
@@ -206,10 +232,9 @@ class BatchTask(AnyTask[[A], R]):
         return result
 
     def _called_with(self, items: Sequence[A]) -> Any:  # noqa: ANN401 - what the user's function returns
-        if not self.bind:
-            return self.function(list(items))
-        calls = [bound_directly(self, (item,), {}) for item in items]
-        return self.function(BoundBatch(self, calls), list(items))
+        calls = [bound_directly(self, (item,), {}) for item in items] if self.bind else []
+        bound = (BoundBatch(self, calls),) if self.bind else ()
+        return self._with_dependencies((*bound, list(items)), {})
 
 
 class CoroutineBatchTask(BatchTask[A, R]):

@@ -23,6 +23,7 @@ from typing import Any, Literal, Self
 from millstream.app import App
 from millstream.engines.local.task_link import LocalAttemptLink
 from millstream.engines.local.tasks import LocalTasks
+from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_execute import Executor
 from millstream.primitives.errors import ConfigurationError, ResultTimeout
 from millstream.store import Store
@@ -64,6 +65,7 @@ class TaskTest:
         self.engine = _Recorder(self._store, self._on_sent)
         self._app.tasks.substitute(self.engine)
         self._runner = asyncio.Runner()
+        self._dependencies = WorkerDependencies(has_loop=True)
         self._chance = Random(self._seed)
         return self
 
@@ -75,8 +77,13 @@ class TaskTest:
     ) -> None:
         """Give the tasks back to the app."""
         self._app.tasks.substitute(None)
-        self._runner.close()
-        self._store.close()
+        try:
+            if self._dependencies.uses_loop:
+                self._runner.run(self._dependencies.aclose())
+            self._dependencies.close()
+        finally:
+            self._runner.close()
+            self._store.close()
 
     def enqueued(
         self, task: AnyTask[..., Any], *args: object, **kwargs: object
@@ -158,6 +165,7 @@ class TaskTest:
             chance=self._chance,
             run_coroutine=self._run_coroutine,
             link=LocalAttemptLink(self.engine, lambda: lease),
+            dependencies=self._dependencies,
         )
 
     def _run_coroutine(self, coroutine: Any) -> Any:  # noqa: ANN401 - what the user's function returns

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from millstream.engines.local.process_memory import process_memory_bytes
 from millstream.engines.local.task_link import LocalAttemptLink
 from millstream.engines.local.tasks import LocalTasks
+from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_limits import LimitKeeper, Overtime
@@ -80,6 +81,7 @@ class Worker:
         self._size = ClaimSize()
         self._stopping = threading.Event()
         self._runner = asyncio.Runner()
+        self._dependencies = WorkerDependencies(has_loop=True)
         self._executor = Executor(
             registry,
             clock=self._clock,
@@ -87,6 +89,7 @@ class Worker:
             run_coroutine=self._runner.run,
             link=LocalAttemptLink(engine, lambda: self._lease),
             limits=limits,
+            dependencies=self._dependencies,
         )
         channels = [f"tasks:{queue}" for queue in settings.queues]
         self._waiter = engine.store.waiter(*channels)
@@ -103,8 +106,15 @@ class Worker:
         """Work until stopped, or with ``burst`` until there is nothing left.
 
         Whatever is finished is committed and whatever is not started is handed back when this returns. Raises
-        StoreError when the store fails; the lease ends then, and other workers take over.
+        StoreError when the store fails; the lease ends then, and other workers take over. What tasks shared is
+        closed last; raises what that raises.
         """
+        try:
+            self._run()
+        finally:
+            self._close_dependencies()
+
+    def _run(self) -> None:
         self._engine.recover()
         lease = self._join()
         keeper = LeaseKeeper(
@@ -117,10 +127,17 @@ class Worker:
             if self._limits is not None:
                 self._limits.stop()
             self._waiter.close()
-            self._runner.close()
             if self._mark is not None:
                 self._mark.retire()
         self._engine.leave(lease)
+
+    def _close_dependencies(self) -> None:
+        try:
+            if self._dependencies.uses_loop:
+                self._runner.run(self._dependencies.aclose())
+            self._runner.close()
+        finally:
+            self._dependencies.close()
 
     @property
     def is_used_up(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import traceback
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_limits import LimitKeeper
 from millstream.engines.local.worker_soft import under_soft_limit
 from millstream.primitives.clock import Clock
@@ -18,10 +20,12 @@ from millstream.primitives.errors import (
     SoftTimeLimitExceeded,
 )
 from millstream.primitives.telemetry import reach
+from millstream.tasks import opened
 from millstream.tasks.attempt_limits import AttemptLimits
 from millstream.tasks.bound import AttemptLink, BoundBatch, BoundTask, bound_for
 from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
 from millstream.tasks.message import Claimed, Completion, Raised, Succeeded, Work
+from millstream.tasks.opened import acall_with, call_with
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import (
     DEFAULT_POLICY,
@@ -35,6 +39,7 @@ from millstream.tasks.task import AnyTask
 
 _CUT_SHORT = "its worker was told to end at once while it ran, and it may run only once"
 RunCoroutine = Callable[[Coroutine[Any, Any, Any]], Any]
+Prepare = Callable[[object], object]
 
 
 class Executor:
@@ -48,13 +53,16 @@ class Executor:
         chance: Chance,
         run_coroutine: RunCoroutine,
         link: AttemptLink,
+        dependencies: WorkerDependencies,
         limits: LimitKeeper | None = None,
     ) -> None:
         """``chance`` spreads the retries; ``run_coroutine`` runs what an ``async def`` task returns.
 
-        ``link`` is how tasks with ``bind=True`` reach the store. Without ``limits`` attempts have none.
+        ``link`` is how tasks with ``bind=True`` reach the store; ``dependencies`` are shared by all attempts. Without
+        ``limits`` attempts have none.
         """
         self._limits = limits
+        self.dependencies = dependencies
         self.link = link
         self.registry = registry
         self.clock = clock
@@ -111,6 +119,29 @@ class Executor:
             return _BatchAttempt(self, task, work)
         return _Attempt(self, work[0])
 
+    def call(
+        self,
+        task: AnyTask[..., Any],
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        prepare: Prepare,
+    ) -> Any:  # noqa: ANN401 - what the user's function returns
+        """Call a function with its dependencies. What it returns is prepared before they are closed."""
+        openings = task.openings
+        if not openings:
+            return task.function(*args, **kwargs)
+        if not task.is_async:
+            return call_with(
+                openings,
+                self.dependencies,
+                lambda values: Prepared(prepare(task.function(*args, **kwargs, **values))),
+            )
+
+        async def acall(values: dict[str, Any]) -> Prepared:
+            return Prepared(prepare(await task.function(*args, **kwargs, **values)))
+
+        return acall_with(openings, self.dependencies, acall)
+
     def is_coroutine(self, work: Work) -> bool:
         """Tell whether the task is known, and an ``async def``."""
         task = self.registry.find(work[0].name)
@@ -159,6 +190,13 @@ class Executor:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What came of a function whose dependencies are closed: found good, and stored as it is."""
+
+    value: Any
+
+
 class _Attempt:
     """One attempt from its start to its completion."""
 
@@ -181,16 +219,16 @@ class _Attempt:
         self._task = task = self._executor.registry.get(claimed.name)
         self._policy = task.options.policy
         args, kwargs = task.arguments.decode(claimed.arguments)
-        if not task.bind:
-            return task.function(*args, **kwargs)
-        link = self._executor.link
-        self._bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
-        return task.function(self._bound, *args, **kwargs)
+        if task.bind:
+            link = self._executor.link
+            self._bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
+            args = [self._bound, *args]
+        return self._executor.call(task, args, kwargs, task.returned.encode)
 
     def succeeded(self, value: object) -> Sequence[Completion]:
         task = self._task
         assert task is not None, "only what was called has a value"
-        result = task.returned.encode(value)
+        result = value.value if type(value) is Prepared else task.returned.encode(value)
         ended_us = self._executor.clock.now_us()
         reach("task.finished")
         ttl_us = task.options.result_ttl_us
@@ -241,17 +279,13 @@ class _BatchAttempt:
         if not items:
             return _nothing() if task.is_async else []
         bound = (BoundBatch(task, list(self._calls.values())),) if task.bind else ()
-        return task.function(*bound, items)
+        return self._executor.call(task, (*bound, items), {}, self._prepared)
 
     def succeeded(self, value: object) -> Sequence[Completion]:
-        for place, result in zip(self._calls, self._results(value), strict=True):
-            if isinstance(result, Exception):
-                self._ends[place] = self._failed(place, result)
-                continue
-            try:
-                data = self._task.returned.encode(result)
-            except MillstreamError as error:
-                self._ends[place] = self._failed(place, error)
+        prepared = value.value if type(value) is Prepared else self._prepared(value)
+        for place, data in zip(self._calls, prepared, strict=True):
+            if isinstance(data, Exception):
+                self._ends[place] = self._failed(place, data)
                 continue
             ttl_us, now_us = self._task.options.result_ttl_us, self._executor.clock.now_us()
             claimed = self._work[place]
@@ -264,6 +298,19 @@ class _BatchAttempt:
             if place not in self._ends:
                 self._ends[place] = self._failed(place, error)
         return self._completions()
+
+    def _prepared(self, value: object) -> Sequence[bytes | Exception]:
+        """Return what is stored of each call: its value, or its error. Raises PayloadError as ``_results``."""
+        prepared: list[bytes | Exception] = []
+        for result in self._results(value):
+            if isinstance(result, Exception):
+                prepared.append(result)
+                continue
+            try:
+                prepared.append(self._task.returned.encode(result))
+            except MillstreamError as error:
+                prepared.append(error)
+        return prepared
 
     def _results(self, value: object) -> Sequence[object]:
         """Return a value for each call. Raises PayloadError when there are not as many."""
@@ -305,9 +352,14 @@ def _text_of(error: BaseException) -> str:
 
 
 def _traceback_of(error: BaseException) -> str:
-    # The first frames are ours; what the task did starts below them. An error of ours has no others.
-    trace = below = error.__traceback__
-    while below is not None and below.tb_frame.f_code.co_filename == __file__:
+    # The first frames are ours and the event loop's; what the task did starts below. An error of ours has no others.
+    below = trace = error.__traceback__
+    frame = trace
+    while frame is not None:
+        if frame.tb_frame.f_code.co_filename == __file__:
+            below = frame.tb_next
+        frame = frame.tb_next
+    while below is not None and below.tb_frame.f_code.co_filename == opened.__file__:
         below = below.tb_next
     below = below or trace
     try:

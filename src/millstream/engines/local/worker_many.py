@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 from millstream.engines.local.task_link import LocalAttemptLink
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker import PASSING, LeaseKeeper, WorkerSettings, still_holds
+from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_kind import PoolKind
@@ -65,6 +66,7 @@ class ManyWorker:
         self._clock = engine.store.clock
         self._kind = kind
         self._concurrency = concurrency
+        self._dependencies = WorkerDependencies(has_loop=kind is PoolKind.ASYNC)
         self._executor = Executor(
             registry,
             clock=self._clock,
@@ -72,6 +74,7 @@ class ManyWorker:
             run_coroutine=asyncio.run,
             link=LocalAttemptLink(engine, lambda: self._lease),
             limits=limits,
+            dependencies=self._dependencies,
         )
         self._limits = limits
         self._lock = threading.Lock()
@@ -91,6 +94,12 @@ class ManyWorker:
 
     def run(self) -> None:
         """Work until stopped, or with ``burst`` until there is nothing left. See ``Worker.run``."""
+        try:
+            self._run()
+        finally:
+            self._dependencies.close()
+
+    def _run(self) -> None:
         self._engine.recover()
         lease = self._join()
         pool_of = AsyncPool if self._kind is PoolKind.ASYNC else ThreadPool

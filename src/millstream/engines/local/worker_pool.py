@@ -92,8 +92,15 @@ class AsyncPool:
             self._loop.call_soon_threadsafe(running.cancel)
 
     def close(self) -> None:
-        """Wait for the threads, then end the loop; no coroutine of a task runs any more."""
+        """Wait for the threads, close what was opened on the loop, then end it; no task runs any more."""
         self._threads.close()
+        closing = self._executor.dependencies.aclose()
+        try:
+            asyncio.run_coroutine_threadsafe(closing, self._loop).result()
+        finally:
+            self._end_loop()
+
+    def _end_loop(self) -> None:
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.run_until_complete(self._loop.shutdown_asyncgens())
