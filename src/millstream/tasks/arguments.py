@@ -13,31 +13,35 @@ import pathlib
 import types
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Union
+from typing import Any, Never, NoReturn, Union
 
 import msgspec
 import msgspec.inspect
 
 from millstream.primitives.errors import ConfigurationError, PayloadError, TaskArgumentError
+from millstream.tasks.frames import from_extension, to_extension
 from millstream.tasks.limits import ARGUMENT_BYTES_MAX, RESULT_BYTES_MAX, SENT_NAMES_MAX
 from millstream.tasks.shape import Shape, shape_of
 
-_STORABLE = "numbers, text, bytes, datetimes, paths, lists, dicts, dataclasses or msgspec structs"
+_STORABLE = "numbers, text, bytes, times, enums, paths, lists, sets, dicts, dataclasses, structs, models or tables"
 _UNSTORABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 
 
 def to_plain(value: Any) -> Any:  # noqa: ANN401 - called by msgspec for what it does not know
-    """Return plain data for a path or a pydantic model. Raises NotImplementedError for others."""
+    """Return plain data for a path, a table or a pydantic model. Raises NotImplementedError for others."""
     if isinstance(value, pathlib.PurePath):
         return str(value)
     dump = getattr(value, "model_dump", None)  # A pydantic model, without importing pydantic.
     if callable(dump):
         return dump(mode="python")
+    table = to_extension(value)
+    if table is not None:
+        return table
     raise NotImplementedError(f"a {type(value).__name__} cannot be stored")
 
 
 def from_plain(kind: type, value: Any) -> Any:  # noqa: ANN401 - as above
-    """Return a path or a pydantic model of plain data. Raises NotImplementedError for others."""
+    """Return a path or a pydantic model of plain data; tables are there already. Raises NotImplementedError."""
     if isinstance(value, kind):
         return value
     if issubclass(kind, pathlib.PurePath) and isinstance(value, str):
@@ -45,13 +49,15 @@ def from_plain(kind: type, value: Any) -> Any:  # noqa: ANN401 - as above
     validate = getattr(kind, "model_validate", None)
     if callable(validate):
         return validate(value)
-    raise NotImplementedError(f"a {kind.__name__} cannot be read back")
+    raise NotImplementedError(f"a {type(value).__name__} cannot be read as a {kind.__name__}")
 
 
 _BY_NAME = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 _encoder = msgspec.msgpack.Encoder(enc_hook=to_plain)
-_any_decoder = msgspec.msgpack.Decoder()
-_by_position_decoder = msgspec.msgpack.Decoder(tuple[list[Any], dict[str, Any]])
+_any_decoder = msgspec.msgpack.Decoder(ext_hook=from_extension)
+_by_position_decoder = msgspec.msgpack.Decoder(
+    tuple[list[Any], dict[str, Any]], ext_hook=from_extension
+)
 _BY_POSITION = b"\x92"
 """What a call begins with that was sent by name alone: an array of two. All others are maps."""
 
@@ -80,7 +86,7 @@ class Arguments:
             p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD for p in self.parameters
         )
         self._struct = _struct_of(self.parameters, shape.hints, shape.task)
-        self._decoder = msgspec.msgpack.Decoder(self._struct, dec_hook=from_plain)
+        self._decoder = _decoder_of(self._struct)
 
     def encode(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bytes:
         """Return the stored form of a call. Raises TaskArgumentError for one that the function would refuse."""
@@ -184,7 +190,7 @@ class Arguments:
 
     def _read(self, data: bytes) -> msgspec.Struct:
         try:
-            return self._decoder.decode(data)
+            stored: msgspec.Struct = self._decoder.decode(data)
         except (*_UNSTORABLE, NotImplementedError) as error:
             raise TaskArgumentError(
                 f"an argument does not fit its annotation: {error}",
@@ -192,6 +198,7 @@ class Arguments:
                 expected=str(self),
                 next_step="pass a value of that type, or change the annotation",
             ) from error
+        return stored
 
 
 class AnyArguments(Arguments):
@@ -234,10 +241,18 @@ class Returned:
     """The result of one function: stored, read back by its annotation. Immutable, any thread."""
 
     def __init__(self, shape: Shape) -> None:
-        """Prepare to store results of that shape."""
+        """Prepare to store results of that shape. Raises ConfigurationError for a type that cannot be stored."""
         self.task = shape.task
-        self._kind = shape.returns
-        self._decoder = msgspec.msgpack.Decoder(shape.returns, dec_hook=from_plain)
+        self._kind = Any if shape.returns in (NoReturn, Never) else shape.returns
+        try:
+            self._decoder = _decoder_of(self._kind)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise ConfigurationError(
+                f"the result of the task cannot be stored: {error}",
+                where=f"task {self.task!r}",
+                expected=_STORABLE,
+                next_step="change the return annotation, or leave it out for any plain value",
+            ) from error
 
     def encode(self, value: object) -> bytes:
         """Return the stored form. Raises PayloadError when it cannot be stored, or is not what the task promises."""
@@ -281,6 +296,10 @@ def decode_plain(data: bytes) -> Any:  # noqa: ANN401 - there is no annotation t
         raise PayloadError(f"a stored result cannot be read: {error}") from error
 
 
+def _decoder_of(kind: Any) -> msgspec.msgpack.Decoder[Any]:  # noqa: ANN401 - types are values here
+    return msgspec.msgpack.Decoder(kind, dec_hook=from_plain, ext_hook=from_extension)
+
+
 def _is_variadic(kind: inspect._ParameterKind) -> bool:
     return kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
@@ -305,7 +324,7 @@ def _struct_of(
             fields.append((parameter.name, Union[kind, msgspec.UnsetType], msgspec.UNSET))  # noqa: UP007
     try:
         struct = msgspec.defstruct("Arguments", fields, kw_only=_has_gap(parameters))
-        msgspec.msgpack.Decoder(struct, dec_hook=from_plain)
+        _decoder_of(struct)
     except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"the parameters of the task cannot be stored: {error}",
