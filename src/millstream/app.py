@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -26,9 +26,11 @@ from millstream.primitives.duration import Duration
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
+from millstream.tasks.options import TaskKeywords
 from millstream.tasks.outbox import Outbox
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.result import AsyncResult
+from millstream.tasks.routes import RoutesLike
 from millstream.tasks.schedule import ScheduleRegistry
 from millstream.tasks.signature import Signature
 from millstream.tasks.task import messages_of
@@ -73,7 +75,7 @@ class App:
     choose another engine by URL; left out, or given by ``MILLSTREAM_LOG`` and so on, everything runs embedded.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what is said of an app is said in one place
         self,
         name: str,
         *,
@@ -83,9 +85,17 @@ class App:
         tasks: str | None = None,
         batch: str | None = None,
         stream: str | None = None,
+        include: Sequence[str] = (),
+        task_defaults: TaskKeywords | None = None,
+        task_routes: RoutesLike = (),
         clock: Clock = SYSTEM_CLOCK,
     ) -> None:
-        """Declare the app; nothing is opened. Raises ConfigurationError for an unknown engine or durability."""
+        """Declare the app; nothing is opened. Raises ConfigurationError for what it does not understand.
+
+        ``include``: modules that declare tasks, imported by workers when they start. ``task_defaults``: options of all
+        tasks that do not say otherwise, such as ``{"retries": 5}``. ``task_routes``: where calls wait by the name of
+        the task, such as ``{"mail.*": "mail"}``; what a task or a call says of its queue comes before that.
+        """
         if not name:
             raise ConfigurationError(
                 "an app needs a name",
@@ -102,10 +112,16 @@ class App:
         self._clock = clock
         self._lock = threading.Lock()
         self._open: Embedded | None = None
-        self.tasks = TaskRegistry(engine=lambda: self.tasks_engine)
+        self.tasks = TaskRegistry(
+            engine=lambda: self.tasks_engine, defaults=task_defaults, routes=task_routes
+        )
         """The tasks that were declared, by name."""
         self.task = self.tasks.task
         """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
+        if include:
+            self.tasks.autodiscover(include, related_name=None, where=f"include of app {name!r}")
+        self.autodiscover = self.tasks.autodiscover
+        """Finds modules that declare tasks. See ``TaskRegistry.autodiscover``."""
         declare_starmap(self.tasks)
         self.override = self.tasks.override
         """Replaces a provider of dependencies, for tests. See ``TaskRegistry.override``."""

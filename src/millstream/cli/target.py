@@ -17,7 +17,8 @@ def load_app(target: str) -> App:
     """Import the app of ``module:attribute``; the attribute is ``app`` when it is left out.
 
     The current directory is importable, as with ``python -m``. Raises ConfigurationError when there is no such module
-    or attribute, or when it is no app. What the module itself raises is the user's, and passes.
+    or attribute, or when it is no app. What the module itself raises is the user's, and passes. So do errors of the
+    modules that the app includes.
     """
     module_name, _, attribute = target.partition(":")
     attribute = attribute or "app"
@@ -58,6 +59,7 @@ def load_app(target: str) -> App:
             where=getattr(module, "__file__", None) or module_name,
             expected="what ms.App(…) returns",
         )
+    app.tasks.discover()
     return app
 
 

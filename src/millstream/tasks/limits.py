@@ -48,6 +48,8 @@ BATCH_WAIT_US_MAX = 3_600_000_000
 BATCH_SEARCHED_TASKS_MAX = 1_000
 """How deep into a queue a claim looks for calls of a batch, behind those of other tasks."""
 
+ROUTES_MAX = 1_000
+"""Routes of one app."""
 DEPENDENCIES_MAX = 100
 """Dependencies of one task, those of its dependencies included."""
 

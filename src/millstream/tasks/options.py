@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypedDict
+from difflib import get_close_matches
+from typing import TypedDict, cast
 
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import ConfigurationError
@@ -112,7 +113,8 @@ class TaskOptions:
 
 
 def options_of(keywords: TaskKeywords, *, batch: Batch | None = None) -> TaskOptions:
-    """Return the options that the keywords mean. Raises ConfigurationError."""
+    """Return the options that the keywords mean. Raises ConfigurationError, also for one that there is not."""
+    _refuse_unknown(keywords)
     ttl_us = duration_us(keywords.get("result_ttl", "1d"))
     return TaskOptions(
         policy=_policy_of(keywords),
@@ -139,6 +141,36 @@ def options_of(keywords: TaskKeywords, *, batch: Batch | None = None) -> TaskOpt
 
 def _limit_us(value: Seconds | None) -> int | None:
     return None if value is None else seconds_us(value)
+
+
+_SAME = (
+    ("retries", "max_retries"),
+    ("backoff", "retry_backoff", "retry_backoff_max", "retry_jitter", "default_retry_delay"),
+    ("result_ttl", "ignore_result"),
+)
+"""Words for one thing: who says one of them does not inherit the others."""
+
+
+def with_defaults(own: TaskKeywords, defaults: TaskKeywords) -> TaskKeywords:
+    """Return what a task says of itself, and what it leaves open as ``defaults`` say."""
+    said = set(own)
+    for words in _SAME:
+        if said.intersection(words):
+            said.update(words)
+    inherited = {key: value for key, value in defaults.items() if key not in said}
+    return cast(TaskKeywords, {**inherited, **own})
+
+
+def _refuse_unknown(keywords: TaskKeywords) -> None:
+    known = TaskKeywords.__annotations__
+    for key in keywords:
+        if key not in known:
+            near = get_close_matches(key, known, 1)
+            raise ConfigurationError(
+                f"a task has no option {key!r}",
+                expected=", ".join(sorted(known)),
+                next_step=f"did you mean {near[0]!r}?" if near else "leave it out",
+            )
 
 
 def _policy_of(keywords: TaskKeywords) -> RetryPolicy:

@@ -7,17 +7,31 @@ import pathlib
 import sys
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Concatenate, Literal, ParamSpec, Protocol, TypeVar, Unpack, overload
+from typing import Any, Literal, ParamSpec, TypeVar, Unpack, overload
 
 from millstream.primitives.errors import ConfigurationError, UnknownTask
 from millstream.tasks.arguments import any_arguments, decode_plain
 from millstream.tasks.batch import Batch
-from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.contract import TaskEngine
 from millstream.tasks.control import TaskControl
+from millstream.tasks.decorators import (
+    BatchDecorator,
+    BoundBatchDecorator,
+    BoundTaskDecorator,
+)
 from millstream.tasks.dependencies import Provider
-from millstream.tasks.options import TaskKeywords, TaskOptions, check_name, options_of
+from millstream.tasks.discovery import Discovery, Packages, run_all
+from millstream.tasks.options import (
+    PRIORITY_DEFAULT,
+    QUEUE_DEFAULT,
+    TaskKeywords,
+    TaskOptions,
+    check_name,
+    options_of,
+    with_defaults,
+)
 from millstream.tasks.result import AsyncResult
+from millstream.tasks.routes import RoutesLike, routes_of
 from millstream.tasks.signature import CallKeywords, Signature
 from millstream.tasks.task import (
     AnyTask,
@@ -31,15 +45,28 @@ from millstream.tasks.task import (
 
 P = ParamSpec("P")
 R = TypeVar("R")
-A = TypeVar("A")
 
 
 class TaskRegistry:
     """The tasks of one app by name. Fill it while importing; read it from any thread."""
 
-    def __init__(self, *, engine: EngineProvider) -> None:
-        """``engine`` is called when a task is first sent, so that importing an app opens no store."""
+    def __init__(
+        self,
+        *,
+        engine: EngineProvider,
+        defaults: TaskKeywords | None = None,
+        routes: RoutesLike = (),
+    ) -> None:
+        """``engine`` is called when a task is first sent, so that importing an app opens no store.
+
+        ``defaults`` are options of all tasks that do not say otherwise; ``routes`` say where calls wait, by the name of
+        the task. Raises ConfigurationError.
+        """
         self._engine = engine
+        self._defaults: TaskKeywords = {} if defaults is None else defaults
+        self._routes = routes_of(routes)
+        options_of(self._defaults)
+        self._discoveries: list[Discovery] = []
         self._substitute: TaskEngine | None = None
         self._tasks: dict[str, AnyTask[..., Any]] = {}
         self._overrides: dict[Provider, Provider] = {}
@@ -135,11 +162,13 @@ class TaskRegistry:
         ``batch``: the function is called once for many calls, with the list of what each was given, see ``Batch``.
         Raises ConfigurationError.
         """
-        decorator = TaskDecorator(self, name, options_of(options, batch=batch), bind=bind)
+        decorator = TaskDecorator(self, name, options, batch=batch, bind=bind)
         return decorator if function is None else decorator(function)
 
     def get(self, name: str) -> AnyTask[..., Any]:
         """Return the task of that name. Raises UnknownTask."""
+        if self._discoveries and name not in self._tasks:
+            self.discover()
         if name not in self._tasks and self._load is not None:
             self._load(name)
         try:
@@ -166,8 +195,27 @@ class TaskRegistry:
         """Let ``loader`` declare tasks when they are first asked for, by name; it raises UnknownTask if it cannot."""
         self._load = loader
 
+    def autodiscover(
+        self, packages: Packages, *, related_name: str | None = "tasks", where: str = "autodiscover"
+    ) -> None:
+        """Import the modules that declare tasks when they are needed: ``app.autodiscover(["shop", "mail"])``.
+
+        Of each package its module ``related_name``, or with None the package itself. ``packages`` may be a function
+        that returns them. Workers and commands import them when they start, other processes when a task is asked for by
+        a name that they do not know. Raises ConfigurationError then, for a package that cannot be imported, and if no
+        package has such a module; what a module raises passes.
+        """
+        self._discoveries.append(Discovery(packages, related_name, where))
+
+    def discover(self) -> None:
+        """Import what ``autodiscover`` named, if that was not done yet."""
+        # Kept until all are imported: of two threads that come at once, none finds half of the tasks.
+        run_all(self._discoveries)
+        self._discoveries.clear()
+
     def names(self) -> list[str]:
         """Return the names of all tasks, sorted."""
+        self.discover()
         return sorted(self._tasks)
 
     def batches(self) -> dict[str, Batch]:
@@ -200,7 +248,12 @@ class TaskRegistry:
         task = self._tasks.get(name)
         if task is None:
             check_name("task", name)
-            task = Task(_undeclared, name=name, options=TaskOptions(), engine=self._current)
+            said = with_defaults(self._routes.of(name), self._defaults)
+            options = TaskOptions(
+                queue=said.get("queue", QUEUE_DEFAULT),
+                priority=said.get("priority", PRIORITY_DEFAULT),
+            )
+            task = Task(_undeclared, name=name, options=options, engine=self._current)
             task.__dict__["arguments"] = any_arguments(name)
         return Signature(task, tuple(args), kwargs or {})
 
@@ -244,6 +297,11 @@ class TaskRegistry:
         task = self.find(status.name) if status is not None else None
         return AsyncResult(task_id, engine=engine, decode=task.decode if task else decode_plain)
 
+    def options_for(self, name: str, own: TaskKeywords, batch: Batch | None = None) -> TaskOptions:
+        """Return the options of a task: its own first, then its route, then the defaults. Raises ConfigurationError."""
+        routed = with_defaults(own, self._routes.of(name))
+        return options_of(with_defaults(routed, self._defaults), batch=batch)
+
     def add(
         self,
         function: Callable[..., Any],
@@ -253,10 +311,7 @@ class TaskRegistry:
         bind: bool = False,
     ) -> AnyTask[..., Any]:
         """Register a function and return its task. Raises ConfigurationError for a name that is taken."""
-        if not (inspect.isfunction(function) or inspect.ismethod(function)):
-            raise ConfigurationError(
-                f"{function!r} cannot be a task", expected="a function, plain or async"
-            )
+        _refuse_other_than_functions(function)
         chosen = name or task_name(function)
         check_name("task", chosen)
         known = self._tasks.get(chosen)
@@ -294,12 +349,20 @@ class TaskDecorator:
     """What ``@app.task(…)`` returns: makes a function a task of these options."""
 
     def __init__(
-        self, registry: TaskRegistry, name: str | None, options: TaskOptions, *, bind: bool
+        self,
+        registry: TaskRegistry,
+        name: str | None,
+        options: TaskKeywords,
+        *,
+        batch: Batch | None,
+        bind: bool,
     ) -> None:
-        """Remember name and options until the function comes."""
+        """Remember name and options until the function comes; wrong ones are refused now."""
+        options_of(options, batch=batch)
         self._registry = registry
         self._name = name
         self._options = options
+        self._batch = batch
         self._bind = bind
 
     @overload
@@ -312,67 +375,10 @@ class TaskDecorator:
 
     def __call__(self, function: Callable[..., Any], /) -> Any:
         """Make the function a task."""
-        return self._registry.add(function, name=self._name, options=self._options, bind=self._bind)
-
-
-class BoundTaskDecorator(Protocol):
-    """What ``@app.task(bind=True, …)`` returns: the function's first argument is not one of the task."""
-
-    @overload
-    def __call__(  # type: ignore[overload-overlap]  # A coroutine function is also a function.
-        self, function: Callable[Concatenate[BoundTask, P], Coroutine[Any, Any, R]], /
-    ) -> CoroutineTask[P, R]: ...
-
-    @overload
-    def __call__(self, function: Callable[Concatenate[BoundTask, P], R], /) -> Task[P, R]: ...
-
-
-class BatchDecorator(Protocol):
-    """What ``@app.task(batch=…)`` returns: a call passes one item of the list, and is given one of the values."""
-
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, None]], /
-    ) -> CoroutineBatchTask[A, None]: ...
-
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Coroutine[Any, Any, Sequence[R | Exception]]], /
-    ) -> CoroutineBatchTask[A, R]: ...
-
-    @overload
-    def __call__(self, function: Callable[[list[A]], None], /) -> BatchTask[A, None]: ...
-
-    @overload
-    def __call__(
-        self, function: Callable[[list[A]], Sequence[R | Exception]], /
-    ) -> BatchTask[A, R]: ...
-
-
-class BoundBatchDecorator(Protocol):
-    """What ``@app.task(batch=…, bind=True)`` returns: as ``BatchDecorator``, behind a ``BoundBatch``."""
-
-    @overload
-    def __call__(
-        self, function: Callable[[BoundBatch, list[A]], Coroutine[Any, Any, None]], /
-    ) -> CoroutineBatchTask[A, None]: ...
-
-    @overload
-    def __call__(
-        self,
-        function: Callable[[BoundBatch, list[A]], Coroutine[Any, Any, Sequence[R | Exception]]],
-        /,
-    ) -> CoroutineBatchTask[A, R]: ...
-
-    @overload
-    def __call__(
-        self, function: Callable[[BoundBatch, list[A]], None], /
-    ) -> BatchTask[A, None]: ...
-
-    @overload
-    def __call__(
-        self, function: Callable[[BoundBatch, list[A]], Sequence[R | Exception]], /
-    ) -> BatchTask[A, R]: ...
+        _refuse_other_than_functions(function)
+        registry, name = self._registry, self._name
+        options = registry.options_for(name or task_name(function), self._options, self._batch)
+        return registry.add(function, name=name, options=options, bind=self._bind)
 
 
 def _undeclared(*args: object, **kwargs: object) -> object:
@@ -381,6 +387,13 @@ def _undeclared(*args: object, **kwargs: object) -> object:
         expected="a function with @app.task",
         next_step="import the module that defines it",
     )
+
+
+def _refuse_other_than_functions(function: object) -> None:
+    if not (inspect.isfunction(function) or inspect.ismethod(function)):
+        raise ConfigurationError(
+            f"{function!r} cannot be a task", expected="a function, plain or async"
+        )
 
 
 def task_name(function: Callable[..., Any]) -> str:

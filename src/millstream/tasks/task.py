@@ -74,8 +74,10 @@ class AnyTask(Generic[P, R]):
 
     @cached_property
     def arguments(self) -> Arguments:
-        """The parameters, for storing calls."""
-        return Arguments(self.shape)
+        """The parameters, for storing calls. Raises ConfigurationError for types that cannot be stored."""
+        arguments = Arguments(self.shape)
+        _ = self.returned  # Refused now, and not when the function has run.
+        return arguments
 
     @cached_property
     def returned(self) -> Returned:
