@@ -33,7 +33,9 @@
     │   ├── MemoryLimitExceeded   what an attempt failed with whose process took too much memory
     │   ├── Replaced              raised by self.replace(): a workflow takes the task's place
     │   ├── Retry                 raised by self.retry(): the attempt ends, another follows
-    │   └── MaxRetriesExceeded    raised by self.retry() when no retry is left
+    │   ├── MaxRetriesExceeded    raised by self.retry() when no retry is left
+    │   ├── Ignore                raised by a task that shall leave nothing behind
+    │   └── Reject                raised by a task that shall not be tried again, or at once by another worker
     └── FlowError
         ├── PlanError             refused when the plan is built
         └── StepError             a step failed while it ran
@@ -227,6 +229,12 @@ class Retry(TaskError):
     """How long to wait; None means by the backoff of the task."""
     cause: BaseException | None = None
     """The error that the attempt is recorded with."""
+    arguments: bytes | None = None
+    """The stored arguments of the attempts that follow; None leaves them as they are."""
+    queue: str | None = None
+    """Where it waits then; None leaves it in its queue."""
+    priority: int | None = None
+    """How urgent it is then."""
 
 
 class Replaced(TaskError):
@@ -238,6 +246,26 @@ class Replaced(TaskError):
 
 class MaxRetriesExceeded(TaskError):
     """``self.retry()`` was called when no retry was left."""
+
+
+class Ignore(TaskError):
+    """Raise it in a task that shall end without a trace: it has succeeded, and neither result nor task is kept."""
+
+    def __init__(self, reason: str = "the task ends without a result") -> None:
+        """``reason`` is for those who read the code, or call the function directly."""
+        super().__init__(reason)
+
+
+class Reject(TaskError):
+    """Raise it in a task that shall not be tried again, whatever its policy: it joins the dead set.
+
+    With ``requeue`` it goes back to its queue at once instead, as one failed attempt more.
+    """
+
+    def __init__(self, reason: str = "the task was rejected", *, requeue: bool = False) -> None:
+        """``reason`` is kept as the error of the attempt."""
+        super().__init__(reason)
+        self.requeue = requeue
 
 
 class FlowError(MillstreamError):

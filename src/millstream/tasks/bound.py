@@ -20,8 +20,8 @@ from millstream.primitives.errors import (
 from millstream.primitives.schema import datetime_us, us_datetime
 from millstream.tasks.arguments import to_plain
 from millstream.tasks.limits import NAME_LENGTH_MAX, PROGRESS_BYTES_MAX, RETRIES_MAX
-from millstream.tasks.message import Claimed
-from millstream.tasks.options import Seconds, seconds_us
+from millstream.tasks.message import Changes, Claimed
+from millstream.tasks.options import Seconds, check_name, check_priority, seconds_us
 
 if TYPE_CHECKING:
     from millstream.tasks.task import AnyTask
@@ -45,6 +45,10 @@ class AttemptLink(Protocol):
         """Return why the running task shall be revoked; None when it shall not."""
         ...
 
+    def origin(self, task: Claimed) -> Origin:
+        """Return who runs the task, and its place in a workflow."""
+        ...
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Request:
@@ -63,6 +67,30 @@ class Request:
     eta: datetime | None
     expires: datetime | None
     called_directly: bool = False
+    hostname: str = ""
+    """The worker that runs it, as ``millstream tasks show`` names it."""
+    root_id: str | None = None
+    """One id for all steps of a workflow; of other tasks their own."""
+    group: str | None = None
+    """The id of the innermost group that it is a member of."""
+
+    @property
+    def delivery_info(self) -> dict[str, Any]:
+        """The queue as ``routing_key``, the priority, and whether a worker has died with it: ``redelivered``."""
+        return {
+            "routing_key": self.queue,
+            "priority": self.priority,
+            "redelivered": self.attempt > self.retries + 1,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where an attempt stands: its worker, and its place in a workflow."""
+
+    hostname: str
+    root_id: str
+    group: str | None
 
 
 class BoundTask:
@@ -94,21 +122,26 @@ class BoundTask:
         """How often it is tried again."""
         return self.task.options.policy.retries
 
-    def retry(
+    def retry(  # noqa: PLR0913 - Celery's
         self,
         *,
+        args: Sequence[Any] | None = None,
+        kwargs: Mapping[str, Any] | None = None,
         exc: BaseException | None = None,
         countdown: Seconds | None = None,
         eta: datetime | None = None,
         max_retries: int | None = None,
+        queue: str | None = None,
+        priority: int | None = None,
         throw: bool = True,
     ) -> Exception:
         """End this attempt and ask for another one: ``raise self.retry(countdown=30, exc=error)``.
 
         The delay is ``countdown`` (seconds or timedelta), or until ``eta``, or by the task's backoff. ``exc`` is what
-        the attempt is recorded with. Raises ``Retry``, or returns it with ``throw=False``. When no retry is left it
-        raises ``exc``, or MaxRetriesExceeded, and the task fails. Called directly it raises ``exc`` too. In a batch
-        ``throw=False`` raises neither: put what it returns among the values.
+        the attempt is recorded with. ``args`` and ``kwargs``, ``queue`` and ``priority`` are those of the attempts that
+        follow, where they are given; its lock and the key of ``unique=`` stay. Raises ``Retry``, or returns it with
+        ``throw=False``. When no retry is left it raises ``exc``, or MaxRetriesExceeded, and the task fails. Called
+        directly it raises ``exc`` too. In a batch ``throw=False`` raises neither: put what it returns among the values.
         """
         bound = self.max_retries if max_retries is None else max_retries
         if self._claimed is None or self.request.retries >= min(bound, RETRIES_MAX):
@@ -120,9 +153,24 @@ class BoundTask:
         request = Retry(f"attempt {self.request.attempt} of task {self.name!r} asks for another")
         request.delay_us = self._delay_us(countdown, eta)
         request.cause = exc
+        if args is not None or kwargs is not None:
+            request.arguments = self._arguments(args, kwargs or {})
+        if queue is not None:
+            check_name("queue", queue)
+            request.queue = queue
+        if priority is not None:
+            check_priority(priority)
+            request.priority = priority
         if throw:
             raise request
         return request
+
+    def _arguments(self, args: Sequence[Any] | None, kwargs: Mapping[str, Any]) -> bytes:
+        """Return the stored form of the arguments of this attempt with these in their place."""
+        by_position = self.request.args if args is None else args
+        given = self.task.arguments.names_given(by_position, kwargs)
+        kept = {name: value for name, value in self.request.kwargs.items() if name not in given}
+        return self.task.arguments.encode(by_position, {**kept, **kwargs})
 
     def replace(self, step: Step) -> NoReturn:
         """End this task and let a call, a chain or a group take its place: ``self.replace(a.s(1) | b.s())``.
@@ -227,6 +275,12 @@ class BoundBatch:
         return self.task.name
 
 
+def changes_of(retry: Retry) -> Changes | None:
+    """Return what the attempts that follow have otherwise; None when nothing changes."""
+    changes = Changes(retry.arguments, retry.queue, retry.priority)
+    return None if changes == Changes(None, None, None) else changes
+
+
 def bound_for(
     task: AnyTask[..., Any],
     claimed: Claimed,
@@ -236,6 +290,7 @@ def bound_for(
     link: AttemptLink | None,
 ) -> BoundTask:
     """Return ``self`` for one attempt of a claimed task."""
+    origin = Origin("", claimed.id, None) if link is None else link.origin(claimed)
     request = Request(
         id=claimed.id,
         task=claimed.name,
@@ -247,6 +302,9 @@ def bound_for(
         priority=claimed.priority,
         eta=None if claimed.eta_us is None else us_datetime(claimed.eta_us),
         expires=None if claimed.start_before_us is None else us_datetime(claimed.start_before_us),
+        hostname=origin.hostname,
+        root_id=origin.root_id,
+        group=origin.group,
     )
     return BoundTask(task, request, claimed=claimed, link=link)
 

@@ -192,6 +192,14 @@ class Succeeded(msgspec.Struct, frozen=True, gc=False):
     """The stored form of the workflow that takes its place; there is no result then."""
 
 
+class Changes(msgspec.Struct, frozen=True, gc=False):
+    """What a task asked for with its retry; None leaves it as it is."""
+
+    arguments: bytes | None
+    queue: str | None
+    priority: int | None
+
+
 class Raised(msgspec.Struct, frozen=True, gc=False):
     """A claimed task raised. ``retry_delay_us`` None means that it is given up."""
 
@@ -202,6 +210,8 @@ class Raised(msgspec.Struct, frozen=True, gc=False):
     retry_delay_us: int | None
     started_us: int
     ended_us: int
+    changes: Changes | None = None
+    """What the attempts that follow have otherwise."""
 
 
 Completion = Succeeded | Raised

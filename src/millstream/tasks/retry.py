@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from millstream.primitives.duration import Duration, duration_us
-from millstream.primitives.errors import ConfigurationError, PayloadError, Retry
+from millstream.primitives.errors import ConfigurationError, PayloadError, Reject, Retry
 from millstream.tasks.limits import RETRIES_MAX
 
 _DOUBLINGS_MAX = 62
@@ -174,10 +174,13 @@ def after_failure(
     """Decide what follows failure number ``failures`` (1 is the first).
 
     Arguments or a result that cannot be read or stored will not be better next time: they are given up at once.
-    ``Retry`` comes from the task itself, which has counted; only the greatest bound of all holds for it.
+    ``Retry`` and ``Reject`` come from the task itself; only the greatest bound of all holds for them.
     """
     if isinstance(error, PayloadError):
         return GiveUp("another attempt would fail the same way")
+    if isinstance(error, Reject):
+        again = error.requeue and failures <= RETRIES_MAX
+        return TryAgain(0) if again else GiveUp("the task rejected it")
     if isinstance(error, Retry) and failures <= RETRIES_MAX:
         delay_us = error.delay_us
         return TryAgain(policy.backoff.delay_us(failures, chance) if delay_us is None else delay_us)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from millstream.engines.local.task_workflows import is_step
 from millstream.engines.local.tasks import LocalTasks
+from millstream.tasks.bound import Origin
 from millstream.tasks.message import Claimed, Lease
 
 
@@ -31,3 +33,14 @@ class LocalAttemptLink:
             found = snapshot.run("tasks/revoke_reason", (task.seq,))
         reason: str | None = found[0][0] if found else None
         return reason
+
+    def origin(self, task: Claimed) -> Origin:
+        """Return who runs the task, and its place in a workflow; reads the store only for steps of one."""
+        lease = self._lease()
+        worker = "" if lease is None else lease.worker
+        if not is_step(task.id):
+            return Origin(worker, task.id, None)
+        with self._engine.store.read() as snapshot:
+            found = snapshot.run("workflows/origin", {"id": task.id})
+        root_id, group = found[0] if found else (task.id, None)
+        return Origin(worker, root_id, group)

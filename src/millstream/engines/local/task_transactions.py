@@ -218,6 +218,12 @@ def _store_error(tx: Transaction, lease: Lease, one: Raised, *, revoked: bool) -
     elif one.retry_delay_us is None:
         tx.run("tasks/fail", (_GIVEN_UP, tx.now_us, task.seq, lease.number))
     else:
+        if one.changes is not None:
+            changed = (one.changes.arguments, one.changes.queue, one.changes.priority)
+            tx.run("tasks/change", (*changed, task.seq, lease.number))
+            if one.changes.queue is not None:
+                # Its workers may sleep, and know nothing of a task that comes due.
+                tx.wake(queue_channel(one.changes.queue))
         tx.run("tasks/retry", (_RETRIED, tx.now_us + one.retry_delay_us, task.seq, lease.number))
 
 

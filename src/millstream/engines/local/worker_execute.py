@@ -13,6 +13,7 @@ from millstream.engines.local.worker_soft import under_soft_limit
 from millstream.primitives.clock import Clock
 from millstream.primitives.errors import (
     ConfigurationError,
+    Ignore,
     MillstreamError,
     PayloadError,
     Replaced,
@@ -22,7 +23,13 @@ from millstream.primitives.errors import (
 from millstream.primitives.telemetry import reach
 from millstream.tasks import opened
 from millstream.tasks.attempt_limits import AttemptLimits
-from millstream.tasks.bound import AttemptLink, BoundBatch, BoundTask, bound_for
+from millstream.tasks.bound import (
+    AttemptLink,
+    BoundBatch,
+    BoundTask,
+    bound_for,
+    changes_of,
+)
 from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
 from millstream.tasks.message import Claimed, Completion, Raised, Succeeded, Work
 from millstream.tasks.opened import acall_with, call_with
@@ -174,8 +181,10 @@ class Executor:
         failures = claimed.failures + 1
         verdict = after_failure(policy, failures=failures, error=error, chance=self._chance)
         ended_us = self.clock.now_us()
-        if isinstance(error, Retry) and error.cause is not None:
-            error = error.cause
+        changes = None
+        if isinstance(error, Retry):
+            changes = changes_of(error)
+            error = error if error.cause is None else error.cause
         reach("task.finished")
         return Raised(
             claimed,
@@ -187,6 +196,7 @@ class Executor:
             retry_delay_us=verdict.delay_us if isinstance(verdict, TryAgain) else None,
             started_us=started_us,
             ended_us=ended_us,
+            changes=changes,
         )
 
 
@@ -235,12 +245,11 @@ class _Attempt:
         return [Succeeded(self._claimed, result, ttl_us, self._started_us, ended_us)]
 
     def raised(self, error: BaseException) -> Sequence[Completion]:
-        if isinstance(error, Replaced) and self._task is not None:
+        if isinstance(error, Replaced | Ignore):
             ended_us = self._executor.clock.now_us()
             reach("task.finished")
-            ttl_us = self._task.options.result_ttl_us
-            started_us = self._started_us
-            return [Succeeded(self._claimed, b"\xc0", ttl_us, started_us, ended_us, error.workflow)]
+            workflow = error.workflow if isinstance(error, Replaced) else None
+            return [Succeeded(self._claimed, b"\xc0", 0, self._started_us, ended_us, workflow)]
         exhausted = self._bound is not None and self._bound.exhausted
         policy = NO_RETRIES if exhausted else self._policy
         return [self._executor.failed(self._claimed, error, self._started_us, policy=policy)]
@@ -294,6 +303,8 @@ class _BatchAttempt:
         return self._completions()
 
     def raised(self, error: BaseException) -> Sequence[Completion]:
+        if isinstance(error, Retry):
+            error.arguments = None  # They were meant for one of the calls.
         for place in range(len(self._work)):
             if place not in self._ends:
                 self._ends[place] = self._failed(place, error)
@@ -327,6 +338,9 @@ class _BatchAttempt:
         )
 
     def _failed(self, place: int, error: BaseException) -> Completion:
+        if isinstance(error, Ignore):
+            now_us = self._executor.clock.now_us()
+            return Succeeded(self._work[place], b"\xc0", 0, self._started_us, now_us)
         call = self._calls.get(place)
         policy = NO_RETRIES if call is not None and call.exhausted else self._task.options.policy
         return self._executor.failed(self._work[place], error, self._started_us, policy=policy)
