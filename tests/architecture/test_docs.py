@@ -167,10 +167,15 @@ def test_the_examples_of_a_page_run(path: Path, tmp_path: Path, monkeypatch: pyt
     # A page may import modules that it wrote; the next one has a directory of its own, and the same "." for it.
     monkeypatch.setattr(sys, "path", [*sys.path])
     sys.path_importer_cache.pop(".", None)
+    before = set(sys.modules)
     for block in runnable(path):
         # Empty lines before the block make a traceback point to the line of the page.
         code = compile("\n" * (block.line - 1) + block.text, str(path), "exec", dont_inherit=True)
         exec(code, page.__dict__)
+    # What the page wrote and imported is its own: the next one may have a module of the same name.
+    for module in set(sys.modules) - before:
+        if Path(getattr(sys.modules[module], "__file__", None) or "/").is_relative_to(tmp_path):
+            del sys.modules[module]
 
 
 # ---- links and decisions ------------------------------------------------------------------------
