@@ -13,8 +13,8 @@ import pytest
 
 import millstream as ms
 from millstream.engines.local.worker import WorkerSettings
+from millstream.engines.local.worker_kind import PoolKind
 from millstream.engines.local.worker_many import ManyWorker
-from millstream.engines.local.worker_pool import PoolKind
 from millstream.primitives.errors import TaskArgumentError, TaskFailed
 from millstream.store import Store
 from millstream.testing.tasks import TaskTest
