@@ -34,6 +34,7 @@ from millstream.primitives.durability import Durability
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import Timestamp
+from millstream.tasks import signals
 from millstream.tasks.batch import Batch
 from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.dependencies import Depends
@@ -92,6 +93,7 @@ __all__ = [
     "min",
     "n_unique",
     "quantile",
+    "signals",
     "starmap",
     "std",
     "sum",

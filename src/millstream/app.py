@@ -26,6 +26,7 @@ from millstream.primitives.duration import Duration
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
+from millstream.tasks.events import TaskEvents
 from millstream.tasks.options import TaskKeywords
 from millstream.tasks.outbox import Outbox
 from millstream.tasks.registry import TaskRegistry
@@ -34,6 +35,7 @@ from millstream.tasks.routes import RoutesLike
 from millstream.tasks.schedule import ScheduleRegistry
 from millstream.tasks.signature import Signature
 from millstream.tasks.task import messages_of
+from millstream.tasks.workers import WorkerControl
 from millstream.tasks.workflow_starmap import declare_starmap
 
 R = TypeVar("R")
@@ -118,6 +120,8 @@ class App:
         """The tasks that were declared, by name."""
         self.task = self.tasks.task
         """The decorator: ``@app.task`` or ``@app.task(retries=5)``. See ``TaskRegistry.task``."""
+        self.signals = self.tasks.signals
+        """Functions of yours that are called when something happens: ``@app.signals.task_failure.connect``."""
         if include:
             self.tasks.autodiscover(include, related_name=None, where=f"include of app {name!r}")
         self.autodiscover = self.tasks.autodiscover
@@ -159,6 +163,16 @@ class App:
     def schedules_engine(self) -> LocalSchedules:
         """The engine of the schedules; opens the store."""
         return LocalSchedules(self.tasks_engine.store)
+
+    @property
+    def workers(self) -> WorkerControl:
+        """The workers that live: look at them, end them, resize their pools. See ``WorkerControl``."""
+        return self.tasks_engine.workers
+
+    @property
+    def events(self) -> TaskEvents:
+        """The stream of what happens to tasks: turn it on, follow it. See ``TaskEvents``."""
+        return self.tasks_engine.events
 
     def topic(
         self,

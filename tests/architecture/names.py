@@ -44,6 +44,7 @@ EXPORTED = [
     "min",
     "n_unique",
     "quantile",
+    "signals",
     "starmap",
     "std",
     "sum",

@@ -10,6 +10,7 @@ import pytest
 from millstream.engines.local.tasks import LocalTasks
 from millstream.store import Store
 from millstream.testing.clock import VirtualClock
+from millstream.testing.events_suite import TaskEventsSuite
 from millstream.testing.task_batches_suite import TaskBatchesSuite
 from millstream.testing.task_control_suite import (
     TaskControlSuite,
@@ -17,6 +18,7 @@ from millstream.testing.task_control_suite import (
     TaskGatesSuite,
 )
 from millstream.testing.tasks_suite import TaskDeliverySuite, TaskEngineSuite
+from millstream.testing.workers_suite import WorkerControlSuite
 from tests.tasks_kit import guard_transitions, us
 
 
@@ -36,6 +38,8 @@ class TestLocal(
     TaskControlSuite,
     TaskGatesSuite,
     TaskBatchesSuite,
+    WorkerControlSuite,
+    TaskEventsSuite,
 ):
     @pytest.fixture(params=["disk", "process"])
     def harness(self, request: pytest.FixtureRequest, store_path: Path) -> Iterator[Harness]:

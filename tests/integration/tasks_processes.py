@@ -48,10 +48,10 @@ class Site:
         self._gate = os.open(folder / "gate", os.O_RDWR | os.O_NONBLOCK)
         self._told = b""
         # The app of this process is declared once; each test gives it a store of its own.
-        self._app: App = module.app
-        self._app.store_path = str(self.path)
-        self._app.durability = Durability(durability)
-        self.engine = self._app.tasks_engine
+        self.app: App = module.app
+        self.app.store_path = str(self.path)
+        self.app.durability = Durability(durability)
+        self.engine = self.app.tasks_engine
 
     def listen(self, *, patience_s: float = PATIENCE_S) -> tuple[int, str]:
         """Return process and words of the next line."""
@@ -98,7 +98,7 @@ class Site:
         assert process.returncode == 0, errors.decode()
 
     def close(self) -> None:
-        self._app.close()
+        self.app.close()
         os.close(self._pipe)
         os.close(self._gate)
 

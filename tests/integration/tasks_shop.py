@@ -3,6 +3,7 @@
 Environment: SHOP_STORE, SHOP_DURABILITY, SHOP_PIPE, SHOP_GATE (a pipe that tasks wait for), and
 SHOP_KILL_AT=step: the first process that reaches that step of the telemetry is killed there, once.
 SHOP_TELL_AT=step: a process tells when it reaches that step.
+SHOP_SIGNALS: the signals of worker processes are told.
 """
 
 from __future__ import annotations
@@ -52,6 +53,19 @@ if "SHOP_KILL_AT" in os.environ:
     kill_once_at(os.environ["SHOP_KILL_AT"])
 if "SHOP_TELL_AT" in os.environ:
     tell_at(os.environ["SHOP_TELL_AT"])
+
+
+if "SHOP_SIGNALS" in os.environ:
+    for signal_of_process in (
+        app.signals.worker_process_init,
+        app.signals.worker_ready,
+        app.signals.worker_shutdown,
+        app.signals.worker_process_shutdown,
+    ):
+        signal_of_process.connect(
+            lambda event, name=signal_of_process.name: tell(f"{name} {event.pool} {event.node}")
+        )
+    app.signals.task_revoked.connect(lambda event: tell(f"revoked {event.reason}"))
 
 
 @app.task(result_ttl="7d")

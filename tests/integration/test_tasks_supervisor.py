@@ -7,6 +7,7 @@ import sys
 
 import pytest
 
+from millstream.engines.local.worker_places import Place, Told
 from millstream.engines.local.worker_supervisor import (
     CHILD_REFUSED,
     EXIT_REFUSED,
@@ -16,7 +17,13 @@ from millstream.engines.local.worker_supervisor import (
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.errors import ConfigurationError
 from millstream.tasks.autoscale import PoolBounds
-from millstream.tasks.limits import CHILDREN_MAX, RESTART_FIRST_US, RESTART_LONGEST_US
+from millstream.tasks.limits import (
+    CHILDREN_MAX,
+    ORDERS_REMEMBERED,
+    RESTART_FIRST_US,
+    RESTART_LONGEST_US,
+)
+from millstream.tasks.workers import Order, OrderKind
 
 # Dies until as many files as told are there, then ends well.
 DIES = """
@@ -65,6 +72,27 @@ def test_delays_double_up_to_the_longest() -> None:
     delays = [restart_delay_us(deaths) for deaths in range(1, 12)]
     assert delays[:3] == [RESTART_FIRST_US, 2 * RESTART_FIRST_US, 4 * RESTART_FIRST_US]
     assert delays[-1] == restart_delay_us(10**9) == RESTART_LONGEST_US
+
+
+def test_an_order_is_obeyed_once_however_many_pass_it_on() -> None:
+    here, said = supervisor("pass")
+    place = Place(1)
+
+    def pass_on(number: int, kind: OrderKind = OrderKind.POOL_GROW, by: int = 1) -> None:
+        here._on_told(Told(place, Order(id=str(number), kind=kind, most=by)))
+
+    here._is_ending = True  # Only the bounds change: no process is started.
+    for _ in range(3):
+        pass_on(0)
+    assert here.bounds == PoolBounds(2, 2)
+    pass_on(1, by=CHILDREN_MAX)
+    assert here.bounds == PoolBounds(2, 2)
+    assert said[0].startswith("not done: a pool of")
+    for number in range(2, ORDERS_REMEMBERED + 1):
+        pass_on(number, OrderKind.POOL_SHRINK if number % 2 else OrderKind.POOL_GROW)
+    before = here.bounds
+    pass_on(0)  # The oldest one is forgotten by now.
+    assert here.bounds == before.moved(1)
 
 
 @pytest.mark.parametrize("children", [0, CHILDREN_MAX + 1])

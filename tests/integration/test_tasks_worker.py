@@ -11,8 +11,8 @@ import pytest
 
 from millstream.engines.local.delays import read_delays
 from millstream.engines.local.task_delays import ATTEMPTS_GATHERED_MAX, STORE_EVERY_US
-from millstream.engines.local.worker import unblock
 from millstream.engines.local.worker_hand import Hand
+from millstream.engines.local.worker_keeper import unblock
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.errors import (
     ConfigurationError,

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from millstream.engines.local.worker import LeaseKeeper, Worker, WorkerSettings
+from millstream.engines.local.worker import Worker, WorkerSettings
+from millstream.engines.local.worker_keeper import LeaseKeeper
 from millstream.engines.local.worker_kind import PoolKind
 from millstream.engines.local.worker_many import ManyWorker
 from millstream.store import Store

@@ -12,6 +12,9 @@ from pathlib import Path
 import pytest
 
 from millstream.app import App
+from millstream.primitives.errors import ResultTimeout, TaskRevoked
+from millstream.tasks.states import TaskState
+from millstream.tasks.workers import WorkerStatus
 from tests.integration.tasks_processes import PATIENCE_S, ROOT, Site, site
 from tests.integration.tasks_shop import gated, square
 
@@ -83,6 +86,109 @@ def test_options_that_do_not_fit_are_refused(shop: Site, options: list[str], mes
     assert message in errors.decode()
 
 
+# ---- looking at workers, and asking them for something ------------------------------------------
+
+
+def answered(shop: Site, count: int, *, running: int = 0) -> list[WorkerStatus]:
+    """Return the processes of a worker that starts, once so many have answered and so many tasks run."""
+    while True:
+        asked_us = shop.engine.now_us()
+        found = shop.app.workers.all(timeout_s=PATIENCE_S)
+        fresh = [one for one in found if one.told_us >= asked_us]
+        if len(fresh) == count and sum(one.report.running_count for one in fresh) == running:
+            return fresh
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "async", "solo"])
+def test_workers_tell_what_they_do(shop: Site, pool: str) -> None:
+    square.enqueue_many(square.s(n) for n in range(10))
+    shop.burst("--concurrency", "1")
+    shop.listen_to_all()
+    before_us = shop.engine.now_us()
+    result = gated.delay("a")
+    with shop.worker("--pool", pool, "--concurrency", "1") as worker:
+        pid, _ = shop.listen()
+        (one,) = answered(shop, 1, running=1)
+        (task,) = one.report.running
+        assert (task.id, task.name) == (result.id, gated.name)
+        assert before_us < task.started_us <= one.told_us
+        assert (one.pid, one.pool, one.lives) == (pid, pool, True)
+        supervisor = pid if pool == "solo" else worker.pid
+        assert one.node == f"{one.host}:{supervisor}"
+        assert {gated.name, square.name} <= set(one.tasks)
+        assert one.report.memory_bytes is None or one.report.memory_bytes > 2**20
+        shop.open_gate()
+        assert result.get(PATIENCE_S) == "a"
+        (after,) = answered(shop, 1)
+        assert (after.report.succeeded, after.report.raised) == (1, 0)
+    assert shop.app.workers.all() == []
+
+
+def test_a_process_that_was_killed_does_not_live(shop: Site) -> None:
+    with shop.worker("--pool", "solo") as worker:
+        (one,) = answered(shop, 1)
+        worker.kill()
+        worker.wait(PATIENCE_S)
+        (dead,) = shop.app.workers.all()
+        assert (dead.lease, dead.lives) == (one.lease, False)
+
+
+@pytest.mark.parametrize("pool", ["process", "thread", "solo"])
+def test_shutdown_from_elsewhere_is_warm(shop: Site, pool: str) -> None:
+    first, second = gated.delay("first"), gated.delay("second")
+    with shop.worker("--pool", pool, "--concurrency", "1", SHOP_TELL_AT="task.stopping") as worker:
+        shop.listen()
+        assert len(shop.app.workers.shutdown()) == 1
+        assert shop.listen()[1] == "task.stopping"
+        # Again: it is warm however often it is asked for.
+        assert len(shop.app.workers.shutdown()) == 1
+        with pytest.raises(ResultTimeout, match="tasks still run in"):
+            shop.app.workers.shutdown(timeout_s=0)
+        shop.open_gate()
+        shop.app.workers.shutdown(timeout_s=PATIENCE_S)
+        assert worker.wait(PATIENCE_S) == 0
+    assert first.get(0) == "first"
+    assert second.state is TaskState.QUEUED
+
+
+def test_shutdown_of_one_worker_leaves_the_others(shop: Site) -> None:
+    with shop.worker("--concurrency", "2") as one, shop.worker("--concurrency", "1") as other:
+        nodes = {status.node: status.pid for status in answered(shop, 3)}
+        doomed = next(node for node in nodes if node.endswith(f":{one.pid}"))
+        assert shop.app.workers.shutdown([doomed], timeout_s=PATIENCE_S) == [doomed]
+        assert one.wait(PATIENCE_S) == 0
+        assert square.delay(4).get(PATIENCE_S) == 16
+        assert other.poll() is None
+
+
+def test_pools_are_resized_while_they_run(shop: Site) -> None:
+    with shop.worker("--concurrency", "1", "--autoscale-keepalive", "1s") as worker:
+        answered(shop, 1)
+        shop.app.workers.pool_grow(2)
+        assert said(worker) == "3 worker processes, before 1"
+        answered(shop, 3)
+        shop.app.workers.pool_shrink()
+        assert said(worker) == "2 worker processes, before 3"
+        answered(shop, 2)
+        shop.app.workers.pool_shrink(2)
+        assert said(worker).startswith("not done: a pool of")
+        shop.app.workers.autoscale(3, 1)
+        assert said(worker) == "1 worker processes, before 2"  # Nothing waits.
+        results = gated.enqueue_many(gated.s(f"{n}") for n in range(3))
+        assert said(worker).endswith("before 1")
+        shop.open_gate(3)
+        assert [one.get(PATIENCE_S) for one in results] == ["0", "1", "2"]
+
+
+def test_a_revoked_task_is_terminated_at_once_and_not_at_the_next_sign_of_life(shop: Site) -> None:
+    result = gated.delay("a")
+    with shop.worker("--concurrency", "1", "--lease", "1h"):
+        shop.listen()
+        assert result.revoke(terminate=True)
+        with pytest.raises(TaskRevoked):
+            result.get(PATIENCE_S)
+
+
 # ---- reload -------------------------------------------------------------------------------------
 
 MAIN = """
@@ -123,7 +229,10 @@ class Shed:
         self.app = App("app", store=folder / "app.mill", durability="process")
 
     def write(self, text: str) -> None:
-        (self.folder / "parts" / "words.py").write_text(text + "\n")
+        fresh = self.folder / "parts" / "words.new"
+        fresh.write_text(text + "\n")
+        # In one step: nobody sees a file that is half written.
+        fresh.replace(self.folder / "parts" / "words.py")
 
     def say(self) -> str:
         answer: str = self.app.send_task("main.say").get(PATIENCE_S)
@@ -142,7 +251,7 @@ class Shed:
             process.communicate(timeout=PATIENCE_S)
         finally:
             process.kill()
-            process.wait()
+            process.communicate()
 
 
 @pytest.fixture

@@ -12,9 +12,12 @@ import click
 from millstream.primitives.errors import MillstreamError
 
 COMMANDS: Final = {
+    "control": "End workers in order, and resize their pools.",
     "check": "Verify every checksum and invariant of a store.",
     "delays": "Show where the time went: the four delays.",
     "demo": "Run real flights through log, batch, stream and queue.",
+    "events": "Follow what happens to tasks.",
+    "inspect": "Look at the workers that live.",
     "schedules": "List, pause, resume and trigger schedules.",
     "queues": "List queues, pause and resume them.",
     "tasks": "List, show, retry, revoke and purge tasks.",

@@ -9,11 +9,11 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from millstream.app import App
 from millstream.cli.target import existing_store
+from millstream.cli.task_progress import follow_progress, show_progress
 from millstream.primitives.duration import duration_us, format_duration
 from millstream.primitives.schema import us_datetime
 from millstream.tasks.arguments import decode_plain
@@ -24,7 +24,6 @@ from millstream.tasks.states import TaskState
 
 F = TypeVar("F", bound=Callable[..., Any])
 _STATES = click.Choice([str(state) for state in TaskState])
-_BAR_WIDTH = 30
 
 
 @click.group()
@@ -94,11 +93,14 @@ def _row(one: TaskStatus, now_us: int) -> tuple[str, ...]:
 @tasks.command()
 @click.argument("task_id", metavar="ID")
 @click.argument("store", default=None, required=False)
-def show(task_id: str, store: str | None) -> None:
+@click.option("--follow", is_flag=True, help="Draw its progress until it has ended.")
+def show(task_id: str, store: str | None, *, follow: bool) -> None:
     """Show one task: state, times, progress, result, and the traceback of every failed attempt."""
     console = Console()
     with App("tasks", store=existing_store(store)) as app:
         engine = app.tasks_engine
+        if follow:
+            follow_progress(console, engine.changes(task_id))
         status = engine.status(task_id)
         if status is None:
             raise unknown_task_id(task_id)
@@ -106,7 +108,7 @@ def show(task_id: str, store: str | None) -> None:
             console.print(f"{label:>10}  {escape(value)}", highlight=False)
         progress = engine.control.progress(task_id)
         if progress is not None:
-            _show_progress(console, progress.state, decode_plain(progress.meta))
+            show_progress(console, progress)
         for attempt in engine.attempts(task_id):
             head = (
                 f"attempt {attempt.number}, {attempt.outcome.replace('_', ' ')}, {attempt.worker}"
@@ -135,15 +137,6 @@ def _facts(status: TaskStatus) -> dict[str, str]:
     if status.result is not None:
         facts["result"] = repr(decode_plain(status.result))
     return facts
-
-
-def _show_progress(console: Console, state: str, meta: object) -> None:
-    console.print(f"{'progress':>10}  {escape(state)} {escape(repr(meta))}", highlight=False)
-    if not isinstance(meta, Mapping):
-        return
-    current, total = meta.get("current"), meta.get("total")
-    if isinstance(current, int | float) and isinstance(total, int | float) and total > 0:
-        console.print(ProgressBar(total=total, completed=current, width=_BAR_WIDTH))
 
 
 @tasks.command()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -32,6 +34,7 @@ from millstream.tasks.attempt_limits import AttemptLimits, checked
 from millstream.tasks.autoscale import PoolBounds
 from millstream.tasks.limits import AUTOSCALE_KEEPALIVE_US, CONCURRENCY_MAX, LEASE_US
 from millstream.tasks.options import QUEUE_DEFAULT, seconds_us
+from millstream.tasks.workers import WorkerProfile
 
 
 @click.command()
@@ -103,6 +106,7 @@ from millstream.tasks.options import QUEUE_DEFAULT, seconds_us
 @click.option("--child", is_flag=True, hidden=True)
 @click.option("--quiet", is_flag=True, hidden=True)
 @click.option("--reports", type=int, hidden=True)
+@click.option("--node", default="", hidden=True)
 def worker(  # noqa: PLR0913 - one for each option of the command
     target: str,
     concurrency: int,
@@ -120,6 +124,7 @@ def worker(  # noqa: PLR0913 - one for each option of the command
     child: bool,
     quiet: bool,
     reports: int | None,
+    node: str,
 ) -> None:
     """Run the tasks of an app until stopped.
 
@@ -127,27 +132,22 @@ def worker(  # noqa: PLR0913 - one for each option of the command
     tasks go back to their queue.
     """
     kind = PoolKind(pool)
-    for option, value in (
-        ("--max-tasks-per-child", max_tasks_per_child),
-        ("--max-memory-per-child", max_memory_per_child),
-        ("--time-limit", time_limit),
-    ):
-        if value is not None and kind is not PoolKind.PROCESS:
-            raise click.UsageError(f"{option} needs --pool process")
-    _refuse_unfit(kind, autoscale=autoscale, reload=reloads)
+    of_processes = {
+        "--max-tasks-per-child": max_tasks_per_child,
+        "--max-memory-per-child": max_memory_per_child,
+        "--time-limit": time_limit,
+    }
+    _refuse_unfit(kind, of_processes, autoscale=autoscale, reload=reloads)
     duration_us(lease)  # Refused here once, not by each child.
     limits = _default_limits(soft_time_limit, time_limit)
     memory_bytes_max = _memory_bytes_max(max_memory_per_child)
     if not child and kind is not PoolKind.SOLO:
-        # -B: a file that changes twice within a second must not be taken from the cache of the first change.
-        command = [sys.executable, *(["-B"] if reloads else []), "-m", "millstream", "worker"]
-        command += ["--child", "-A", target]
-        command += ["--lease", lease] + (["--queues", queues] if queues is not None else [])
+        command = [*_command(reload=reloads), "--child", "-A", target]
+        command += ["--node", f"{platform.node()}:{os.getpid()}"]
+        command += ["--lease", lease, *_given("--queues", queues)]
         command += ["--burst"] if burst else []
-        command += ["--reload"] if reloads else []
         command += ["--pool", pool, "--concurrency", str(concurrency)]
-        if max_tasks_per_child is not None:
-            command += ["--max-tasks-per-child", str(max_tasks_per_child)]
+        command += _given("--max-tasks-per-child", max_tasks_per_child)
         command += _given("--max-memory-per-child", max_memory_per_child)
         command += _given("--time-limit", time_limit) + _given("--soft-time-limit", soft_time_limit)
         supervisor = Supervisor(
@@ -160,21 +160,48 @@ def worker(  # noqa: PLR0913 - one for each option of the command
         )
         sys.exit(supervisor.run())
     reporter = None if reports is None else Reporter(from_handle(reports))
-    telling = reporter if reloads else None
+    told = reporter if reloads else None
     app, settings = _prepared(
-        target, queues, kind, burst=burst, lease=lease, quiet=quiet, reporter=telling
+        target, queues, kind, burst=burst, lease=lease, quiet=quiet, reporter=told
     )
+    settings = replace(
+        settings,
+        tasks_max=max_tasks_per_child,
+        memory_bytes_max=memory_bytes_max,
+        profile=_profile_of(app, kind, node=node, concurrency=concurrency),
+    )
+    app.signals.worker_process_init.send(settings.process)
     with app, ScheduleDuty(app.tasks_engine.store, report=_say):
-        settings = replace(
-            settings, tasks_max=max_tasks_per_child, memory_bytes_max=memory_bytes_max
-        )
         runs = _worker_of(app, settings, kind, concurrency, limits, reporter)
         run_child(runs, control=0 if child else None, reporter=reporter)
+    app.signals.worker_process_shutdown.send(settings.process)
     if isinstance(runs, Worker) and runs.is_used_up:
         sys.exit(EXIT_RECYCLED)
 
 
-def _refuse_unfit(kind: PoolKind, *, autoscale: str | None, reload: bool) -> None:
+def _profile_of(app: App, kind: PoolKind, *, node: str, concurrency: int) -> WorkerProfile:
+    """Return what a worker process says of itself."""
+    return WorkerProfile(
+        node=node,
+        pool=kind.value,
+        concurrency=concurrency if kind in {PoolKind.THREAD, PoolKind.ASYNC} else 1,
+        tasks=tuple(app.tasks.names()),
+    )
+
+
+def _command(*, reload: bool) -> list[str]:
+    # -B: a file that changes twice within a second must not be taken from the cache of the first change.
+    if reload:
+        return [sys.executable, "-B", "-m", "millstream", "worker", "--reload"]
+    return [sys.executable, "-m", "millstream", "worker"]
+
+
+def _refuse_unfit(
+    kind: PoolKind, of_processes: Mapping[str, object], *, autoscale: str | None, reload: bool
+) -> None:
+    for option, value in of_processes.items():
+        if value is not None and kind is not PoolKind.PROCESS:
+            raise click.UsageError(f"{option} needs --pool process")
     if autoscale is not None and kind is not PoolKind.PROCESS:
         raise click.UsageError(
             "--autoscale needs --pool process; a thread or coroutine that waits costs nothing, "
@@ -204,8 +231,8 @@ def _say(line: str) -> None:
     click.echo(line, err=True)
 
 
-def _given(option: str, value: str | None) -> list[str]:
-    return [] if value is None else [option, value]
+def _given(option: str, value: str | int | None) -> list[str]:
+    return [] if value is None else [option, str(value)]
 
 
 def _memory_bytes_max(size: str | None) -> int | None:

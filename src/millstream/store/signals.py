@@ -31,7 +31,7 @@ import zlib
 from pathlib import Path
 
 from millstream.primitives.clock import Clock
-from millstream.primitives.errors import StoreBusy
+from millstream.primitives.errors import StoreBusy, StoreClosed
 from millstream.primitives.limits import WAIT_FALLBACK_S, WAITERS_MAX
 from millstream.store.locks import lock_descriptor
 
@@ -126,7 +126,7 @@ class Signals:
             if descriptor is not None:
                 _MASK.pack_into(self._map, _MASKS + 8 * slot, mask)
                 self._map[_ARMED + slot] = 0
-                return Waiter(self._map, slot, descriptor, self._clock)
+                return Waiter(self._map, slot, descriptor, self._clock, where=str(self.path))
         raise StoreBusy(
             f"all {WAITERS_MAX} places for waiting consumers are taken",
             where=str(self._wake_folder),
@@ -161,8 +161,11 @@ class Signals:
 class Waiter:
     """One sleeper. ``arm()``, look at the store, and ``wait()`` if there was nothing. One thread at a time."""
 
-    def __init__(self, shared: mmap.mmap, slot: int, descriptor: int, clock: Clock) -> None:
+    def __init__(
+        self, shared: mmap.mmap, slot: int, descriptor: int, clock: Clock, *, where: str
+    ) -> None:
         """Made by ``Store.waiter``."""
+        self._where = where
         self._map = shared
         self._slot = slot
         self._descriptor = descriptor
@@ -176,8 +179,8 @@ class Waiter:
         return woken
 
     def arm(self) -> None:
-        """Ask to be woken by any commit from now on."""
-        self._map[_ARMED + self._slot] = 1
+        """Ask to be woken by any commit from now on. Raises StoreClosed."""
+        self._mark(1)
 
     def wait(self, timeout_s: float | None = None) -> bool:
         """Sleep until woken, interrupted, ``timeout_s`` or one second at most; True if woken or interrupted."""
@@ -191,13 +194,24 @@ class Waiter:
         woken = bool(poller.poll(max(0.0, limit) * 1000))
         if woken:
             self.drain()
-        self._map[_ARMED + self._slot] = 0
+        self._mark(0)
         return woken
+
+    def _mark(self, armed: int) -> None:
+        try:
+            self._map[_ARMED + self._slot] = armed
+        except ValueError:  # The store was closed under the waiter, by another thread.
+            raise StoreClosed(
+                "the store is closed",
+                where=self._where,
+                expected="a store that this process opened",
+                next_step="open it again",
+            ) from None
 
     def drain(self) -> None:
         """Disarm and forget wake-ups that have arrived."""
         self._woken = True
-        self._map[_ARMED + self._slot] = 0
+        self._mark(0)
         if _HAS_FIFO:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._descriptor, 4096)
@@ -221,7 +235,8 @@ class Waiter:
 
     def nudge(self) -> None:
         """Wake this waiter once, as a commit on its channels does. Any thread; also before it sleeps, once armed."""
-        self._map[_ARMED + self._slot] = 0
+        with contextlib.suppress(ValueError):  # The store is closed: nobody sleeps for long.
+            self._map[_ARMED + self._slot] = 0
         if _HAS_FIFO and self._descriptor >= 0:
             with contextlib.suppress(BlockingIOError):  # Full of wake-ups already.
                 os.write(self._descriptor, b"\x00")

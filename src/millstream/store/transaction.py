@@ -152,6 +152,10 @@ class Committer:
         self._committed_group: list[_Work[Any]] | None = None
         self._gathering: threading.Lock | None = None
         self._stopped: MillstreamError | None = None
+        self._transaction: Transaction | None = None
+        # Triggers have no other way to the transaction that they run in.
+        connection.create_scalar_function("tx_now_us", self._now_us_of_transaction, 0)
+        connection.create_scalar_function("tx_wake", self._wake_from_transaction, 1)
 
     def submit(self, work: Callable[[Transaction], T], *, to_disk: bool) -> T:
         """Run ``work`` in a transaction and return its result when it is as durable as asked."""
@@ -172,6 +176,14 @@ class Committer:
             reach("commit.synced")
         result: T = entry.result  # type: ignore[assignment]  # set when done without an error
         return result
+
+    def _now_us_of_transaction(self, *_: object) -> int:
+        assert self._transaction is not None, "triggers run inside a transaction of this committer"
+        return self._transaction.now_us
+
+    def _wake_from_transaction(self, *channel: object) -> None:
+        assert self._transaction is not None, "triggers run inside a transaction of this committer"
+        self._transaction.wake(str(channel[0]))
 
     def stop(self, error: MillstreamError) -> None:
         """Refuse every write from now on: after a failed sync nothing may be acknowledged."""
@@ -337,7 +349,7 @@ class Committer:
 
     def _commit(self, works: list[_Work[Any]]) -> None:
         connection = self._connection
-        transaction = Transaction(connection, self._clock.now_us())
+        transaction = self._transaction = Transaction(connection, self._clock.now_us())
         committing = False
         if connection.in_transaction:  # a leader was interrupted in the middle of undoing its own
             connection.execute("ROLLBACK")

@@ -290,8 +290,15 @@ def bound_for(
     link: AttemptLink | None,
 ) -> BoundTask:
     """Return ``self`` for one attempt of a claimed task."""
+    return BoundTask(task, request_of(claimed, args, kwargs, link), claimed=claimed, link=link)
+
+
+def request_of(
+    claimed: Claimed, args: Sequence[Any], kwargs: Mapping[str, Any], link: AttemptLink | None
+) -> Request:
+    """Return what is known of one attempt of a claimed task."""
     origin = Origin("", claimed.id, None) if link is None else link.origin(claimed)
-    request = Request(
+    return Request(
         id=claimed.id,
         task=claimed.name,
         args=args,
@@ -306,7 +313,6 @@ def bound_for(
         root_id=origin.root_id,
         group=origin.group,
     )
-    return BoundTask(task, request, claimed=claimed, link=link)
 
 
 def bound_directly(

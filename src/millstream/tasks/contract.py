@@ -1,7 +1,8 @@
-"""Two of the three seams of tasks. ``millstream.testing.tasks_suite`` is their conformance suite.
+"""Two of the five seams of tasks. ``millstream.testing.tasks_suite`` is their conformance suite.
 
 ``TaskEngine`` is what senders need, and all that an engine with workers of its own must give. ``TaskDelivery`` is what
-our worker needs of a store. The third is ``control.TaskControl``. All are safe to call from any thread.
+our worker needs of a store. The others are ``control.TaskControl``, ``workers.WorkerControl`` and
+``events.TaskEvents``. All are safe to call from any thread.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from typing import Protocol
 
 from millstream.tasks.batch import Batch
 from millstream.tasks.control import TaskControl
+from millstream.tasks.events import TaskEvents
 from millstream.tasks.message import (
     Attempt,
     Claimed,
@@ -24,6 +26,7 @@ from millstream.tasks.message import (
     TaskStatus,
 )
 from millstream.tasks.states import TaskState
+from millstream.tasks.workers import Order, WorkerControl, WorkerProfile, WorkerReport
 
 
 class TaskEngine(Protocol):
@@ -36,6 +39,16 @@ class TaskEngine(Protocol):
     @property
     def control(self) -> TaskControl:
         """What may be done to tasks that were sent."""
+        ...
+
+    @property
+    def workers(self) -> WorkerControl:
+        """The workers that live, and what may be asked of them."""
+        ...
+
+    @property
+    def events(self) -> TaskEvents:
+        """The stream of what happens to tasks."""
         ...
 
     def enqueue(self, messages: Sequence[TaskMessage]) -> Mapping[str, str]:
@@ -78,9 +91,17 @@ class TaskDelivery(Protocol):
     """Hands tasks to workers, so that none is lost when a worker dies and none is finished by two."""
 
     def join(
-        self, queues: Sequence[str], *, lease_us: int, batches: Mapping[str, Batch] | None = None
+        self,
+        queues: Sequence[str],
+        *,
+        lease_us: int,
+        batches: Mapping[str, Batch] | None = None,
+        profile: WorkerProfile = WorkerProfile(),  # noqa: B008 - frozen
     ) -> Lease:
-        """Register a worker of this process; it takes many calls at once of the tasks in ``batches``."""
+        """Register a worker of this process, and what it says of itself.
+
+        It takes many calls at once of the tasks in ``batches``.
+        """
         ...
 
     def ready(self, queues: Sequence[str]) -> Readiness:
@@ -101,8 +122,19 @@ class TaskDelivery(Protocol):
         """Return claimed tasks that were not run to their old place in the queue; return how many were still held."""
         ...
 
-    def beat(self, lease: Lease) -> bool:
-        """Show a sign of life. False means that the lease is lost."""
+    def beat(self, lease: Lease, report: WorkerReport = WorkerReport()) -> bool:  # noqa: B008 - frozen
+        """Show a sign of life, and say what the worker does. False means that the lease is lost.
+
+        It answers all orders to report.
+        """
+        ...
+
+    def orders(self, lease: Lease) -> list[Order]:
+        """Return what is asked of the worker of this lease, the oldest first; reads only."""
+        ...
+
+    def obeyed(self, lease: Lease, orders: Sequence[Order]) -> None:
+        """Forget orders that were passed on. After a crash before it they are passed on again, under the same ids."""
         ...
 
     def report(self, lease: Lease, task: Claimed, *, state: str, meta: bytes) -> bool:
@@ -117,8 +149,11 @@ class TaskDelivery(Protocol):
         """
         ...
 
-    def leave(self, lease: Lease) -> None:
-        """Give up the lease; all that is still held goes back to the queue, uncharged."""
+    def leave(self, lease: Lease) -> list[Order]:
+        """Give up the lease; all that is still held goes back to the queue, uncharged.
+
+        Returns the orders that were not obeyed: none is lost between a look and the leaving.
+        """
         ...
 
     def recover(self) -> Recovered:

@@ -98,3 +98,17 @@ RESTART_LONGEST_US = 30_000_000
 """A child that dies is started again after a delay that doubles from the first to the longest."""
 RESTART_FORGIVEN_US = 10_000_000
 """A child that lived for this long is started again at once."""
+
+EVENTS_KEPT_MAX = 100_000
+"""Changes of tasks that are kept for those who follow them."""
+EVENTS_PRUNED_AT = 10_000
+"""Changes beyond those, after which the oldest are removed."""
+EVENTS_READ_MAX = 1_000
+"""Changes that are read at once."""
+
+RUNNING_TOLD_MAX = 100
+"""Running tasks that one sign of life names."""
+ORDERS_LOOK_US = 100_000
+"""How often a worker looks for orders and revocations at most, however often it is woken."""
+ORDERS_REMEMBERED = 1_000
+"""Orders that a supervisor knows again, so that it obeys each once."""

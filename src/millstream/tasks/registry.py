@@ -32,6 +32,7 @@ from millstream.tasks.options import (
 )
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.routes import RoutesLike, routes_of
+from millstream.tasks.signals import Signals
 from millstream.tasks.signature import CallKeywords, Signature
 from millstream.tasks.task import (
     AnyTask,
@@ -71,6 +72,8 @@ class TaskRegistry:
         self._tasks: dict[str, AnyTask[..., Any]] = {}
         self._overrides: dict[Provider, Provider] = {}
         self._load: Callable[[str], None] | None = None
+        self.signals = Signals()
+        """What your functions are told of tasks and workers."""
 
     @overload
     def task(  # type: ignore[overload-overlap]  # A coroutine function is also a function.
@@ -253,7 +256,9 @@ class TaskRegistry:
                 queue=said.get("queue", QUEUE_DEFAULT),
                 priority=said.get("priority", PRIORITY_DEFAULT),
             )
-            task = Task(_undeclared, name=name, options=options, engine=self._current)
+            task = Task(
+                _undeclared, name=name, options=options, engine=self._current, signals=self.signals
+            )
             task.__dict__["arguments"] = any_arguments(name)
         return Signature(task, tuple(args), kwargs or {})
 
@@ -330,6 +335,7 @@ class TaskRegistry:
             name=chosen,
             options=options,
             engine=self._current,
+            signals=self.signals,
             bind=bind,
             overrides=self._overrides,
         )

@@ -57,8 +57,8 @@ class AsyncResult(Generic[R]):
         """Withdraw the task: one that waits ends at once, durably, wherever workers are.
 
         A running one may ask for it (``self.check_revoked()``), and is not tried again; if it returns in spite of it,
-        it has succeeded. With ``terminate`` its worker process ends with it at its next sign of life (a third of the
-        lease, 5 s), and another is started. False when it had ended.
+        it has succeeded. With ``terminate`` its worker process, which is woken for it, ends with it, and another is
+        started. False when it had ended.
         """
         return self._engine.control.revoke([self.id], reason=reason, terminate=terminate) == 1
 

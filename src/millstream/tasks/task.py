@@ -20,6 +20,7 @@ from millstream.tasks.options import TaskOptions
 from millstream.tasks.result import AsyncResult
 from millstream.tasks.row_calls import RowCalls
 from millstream.tasks.shape import Shape, shape_of
+from millstream.tasks.signals import BeforeTaskPublish, Signals
 from millstream.tasks.signature import CallKeywords, Signature
 from millstream.tasks.workflow import asend_workflow, send_workflow
 
@@ -40,11 +41,13 @@ class AnyTask(Generic[P, R]):
         name: str,
         options: TaskOptions,
         engine: EngineProvider,
+        signals: Signals,
         bind: bool = False,
         overrides: Overrides | None = None,
     ) -> None:
         """Wrap ``function``; signature and annotations are read at first use. ``overrides`` may change later."""
         self.function = function
+        self.signals = signals
         self.name = name
         self.options = options
         self.bind = bind
@@ -168,7 +171,7 @@ class AnyTask(Generic[P, R]):
         if call.link or call.link_error:
             return send_workflow(call)
         engine = self._engine()
-        message = call.message(engine.now_us())
+        message = _announced(call, engine.now_us())
         standing = engine.enqueue((message,))
         return AsyncResult(
             standing.get(message.id, message.id) if standing else message.id,
@@ -181,7 +184,7 @@ class AnyTask(Generic[P, R]):
         if call.link or call.link_error:
             return await asend_workflow(call)
         engine = self._engine()
-        message = call.message(engine.now_us())
+        message = _announced(call, engine.now_us())
         standing = await engine.aenqueue((message,))
         return AsyncResult(standing.get(message.id, message.id), engine=engine, decode=self.decode)
 
@@ -256,8 +259,17 @@ def messages_of(calls: Iterable[Signature[Any]], now_us: int) -> list[TaskMessag
     for call in calls:
         if len(messages) == TASKS_PER_COMMIT_MAX:
             _refuse_too_many()
-        messages.append(call.message(now_us))
+        messages.append(_announced(call, now_us))
     return messages
+
+
+def _announced(call: Signature[Any], now_us: int) -> TaskMessage:
+    """Return the stored form of a call, and tell that it is about to be stored."""
+    message = call.message(now_us)
+    signal = call.task.signals.before_task_publish
+    if signal.receivers:
+        signal.send(BeforeTaskPublish(message=message))
+    return message
 
 
 def send(engine: TaskEngine, calls: Iterable[Signature[R]]) -> list[AsyncResult[R]]:

@@ -13,6 +13,7 @@ from functools import partial
 from millstream.engines.local import task_transactions as rows
 from millstream.engines.local.task_gates import keys_of, let_in
 from millstream.engines.local.task_status import status_from
+from millstream.engines.local.task_workers import lease_channel
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import reach
 from millstream.store.store import Store
@@ -169,7 +170,7 @@ def _revoke(tx: Transaction, task_id: str, reason: str, *, terminate: bool) -> b
         return True
     if state == TaskState.RUNNING:
         tx.run("tasks/mark_revoked", (reason, terminate, seq))
-        tx.wake(rows.lease_channel(lease))
+        tx.wake(lease_channel(lease))
         return True
     return False
 

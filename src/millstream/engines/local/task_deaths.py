@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from millstream.engines.local import task_workflows
+from millstream.engines.local import task_workers, task_workflows
 from millstream.engines.local.task_gates import keys_of, release
 from millstream.engines.local.task_transactions import (
     complete,
@@ -60,6 +60,7 @@ def evict(tx: Transaction, death: Death) -> tuple[int, int] | None:
             left.append(row)
     failed += sum(_recover(tx, death, row, sole=len(rows) == 1) for row in left)
     release(tx, [(row[0], keys_of(*row[10:])) for row in left])
+    tx.wake(task_workers.CHANNEL)
     reach("task.recovering")
     return len(rows) - failed, failed
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from millstream.engines.local import task_workflows
+from millstream.engines.local import task_workers, task_workflows
 from millstream.engines.local.task_batches import choose
 from millstream.engines.local.task_gates import (
     Gates,
@@ -58,11 +58,6 @@ def queue_channel(queue: str) -> str:
 def task_channel(task_id: str) -> str:
     """Return the channel that wakes those who wait for a task."""
     return f"task:{task_id}"
-
-
-def lease_channel(lease: int) -> str:
-    """Return the channel that wakes a worker one of whose running tasks was revoked."""
-    return f"lease:{lease}"
 
 
 def enqueue(tx: Transaction, messages: Sequence[TaskMessage]) -> dict[str, str]:
@@ -361,6 +356,7 @@ def leave(tx: Transaction, lease: Lease) -> None:
     """Return all that is held, uncharged, and give up the lease."""
     _wake_returned(tx, tx.run("tasks/hand_back_all", (_HANDED_BACK, lease.number)))
     tx.run("tasks/leave", (lease.number,))
+    tx.wake(task_workers.CHANNEL)
     reach("task.leaving")
 
 

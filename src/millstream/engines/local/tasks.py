@@ -13,10 +13,10 @@ import json
 import os
 import platform
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from millstream.engines.local import task_events, task_workers, task_workflows
 from millstream.engines.local import task_transactions as rows
-from millstream.engines.local import task_workflows
 from millstream.engines.local.task_control import LocalTaskControl
 from millstream.engines.local.task_deaths import Death, evict
 from millstream.engines.local.task_delays import TaskDelays
@@ -38,6 +38,8 @@ from millstream.tasks.message import (
     Completion,
     Exchange,
     Lease,
+    Progress,
+    Raised,
     Readiness,
     Recovered,
     Revocation,
@@ -46,6 +48,7 @@ from millstream.tasks.message import (
 )
 from millstream.tasks.options import check_name
 from millstream.tasks.states import TaskState
+from millstream.tasks.workers import Order, WorkerProfile, WorkerReport
 from millstream.tasks.workflow_plan import Plan
 
 
@@ -60,6 +63,10 @@ class LocalTasks:
         self._watch_lock = threading.Lock()
         self._marks = RunMarks(store.directory.run)
         self.control = LocalTaskControl(store)
+        self.workers = task_workers.LocalWorkers(store)
+        self.events = task_events.LocalTaskEvents(store)
+        self._tally_lock = threading.Lock()
+        self._succeeded = self._raised = 0
 
     # Senders
 
@@ -134,6 +141,26 @@ class LocalTasks:
             finally:
                 loop.remove_reader(waiter.fileno())
 
+    def changes(self, task_id: str) -> Iterator[tuple[TaskStatus, Progress | None]]:
+        """Return state and progress of a task, and again whenever they have changed, until it has ended.
+
+        Raises UnknownTask, also when the task is deleted meanwhile.
+        """
+        wait = EndOfTask(self.store, task_id, None)
+        seen: tuple[TaskState, Progress | None] | None = None
+        with self.store.waiter(rows.task_channel(task_id)) as waiter:
+            while True:
+                waiter.arm()
+                ended = wait.look()
+                status = ended or self.status(task_id)
+                progress = self.control.progress(task_id)
+                if status is not None and (status.state, progress) != seen:
+                    seen = (status.state, progress)
+                    yield status, progress
+                if ended is not None:
+                    return
+                waiter.wait(wait.left_s)
+
     def attempts(self, task_id: str) -> list[Attempt]:
         """Return every failed attempt, the first one first."""
         with self.store.read() as snapshot:
@@ -152,7 +179,12 @@ class LocalTasks:
     # Workers
 
     def join(
-        self, queues: Sequence[str], *, lease_us: int, batches: Mapping[str, Batch] | None = None
+        self,
+        queues: Sequence[str],
+        *,
+        lease_us: int,
+        batches: Mapping[str, Batch] | None = None,
+        profile: WorkerProfile = WorkerProfile(),  # noqa: B008 - frozen
     ) -> Lease:
         """Register a worker of this process."""
         if not 0 < len(queues) <= QUEUES_PER_WORKER_MAX or len(set(queues)) < len(queues):
@@ -165,8 +197,15 @@ class LocalTasks:
         worker = f"{platform.node()}:{os.getpid()}"
 
         def work(tx: Transaction) -> int:
-            params = (self.store.process, worker, json.dumps(list(queues)), lease_us, tx.now_us)
+            params = {
+                "process": self.store.process,
+                "worker": worker,
+                "queues": json.dumps(list(queues)),
+                "lease_us": lease_us,
+                "now_us": tx.now_us,
+            }
             number: int = tx.run("tasks/join", params)[0][0]
+            tx.run("tasks/set_profile", (number, task_workers.encode(profile)))
             return number
 
         number = self.store.write(work, durability=Durability.PROCESS)
@@ -218,6 +257,10 @@ class LocalTasks:
         committed_us = self.store.clock.now_us()
         if accepted:
             self._delays.add(accepted, committed_us)
+            raised = sum([type(one) is Raised for one in accepted])
+            with self._tally_lock:
+                self._raised += raised
+                self._succeeded += len(accepted) - raised
             reach("task.acknowledged")
         if claimed:
             reach("task.claimed")
@@ -231,12 +274,44 @@ class LocalTasks:
         reach("task.handed_back")
         return returned
 
-    def beat(self, lease: Lease) -> bool:
+    @property
+    def tally(self) -> tuple[int, int]:
+        """How many attempts this process has ended with success, and how many that raised."""
+        with self._tally_lock:
+            return self._succeeded, self._raised
+
+    def beat(self, lease: Lease, report: WorkerReport = WorkerReport()) -> bool:  # noqa: B008 - frozen
         """Show a sign of life. Needs no sync: after a power loss every worker is dead anyway."""
-        held = self.store.write(
-            lambda tx: tx.run("tasks/beat", (lease.number,)), durability=Durability.PROCESS
+
+        def work(tx: Transaction) -> bool:
+            told = task_workers.encode(report)
+            params = {"now_us": tx.now_us, "told": told, "lease": lease.number}
+            if not tx.run("tasks/beat", params):
+                return False
+            tx.run("tasks/drop_report_orders", (lease.number,))
+            tx.wake(task_workers.CHANNEL)
+            return True
+
+        return self.store.write(work, durability=Durability.PROCESS)
+
+    def has_notices(self, lease: Lease) -> tuple[bool, bool]:
+        """Tell whether there are orders for a worker, and running tasks of it that shall be revoked; reads only."""
+        with self.store.read() as snapshot:
+            ordered, revoked = snapshot.run("tasks/notices", {"lease": lease.number})[0]
+        return bool(ordered), bool(revoked)
+
+    def orders(self, lease: Lease) -> list[Order]:
+        """Return what is asked of a worker, the oldest first."""
+        with self.store.read() as snapshot:
+            return task_workers.orders_of(snapshot, lease.number)
+
+    def obeyed(self, lease: Lease, orders: Sequence[Order]) -> None:
+        """Forget orders. Needs no sync: one that comes again is known by its id."""
+        self.store.write(
+            lambda tx: tx.many("tasks/drop_order", [(lease.number, one.id) for one in orders]),
+            durability=Durability.PROCESS,
         )
-        return bool(held)
+        reach("worker.obeyed")
 
     def report(self, lease: Lease, task: Claimed, *, state: str, meta: bytes) -> bool:
         """Store progress. Needs no sync: after a power loss the attempt is over anyway."""
@@ -265,16 +340,19 @@ class LocalTasks:
             found = snapshot.run("tasks/revocations", (lease.number,))
         return [Revocation(seq, task_id, why, bool(now)) for seq, task_id, why, now in found]
 
-    def leave(self, lease: Lease) -> None:
-        """Give up the lease; all that is still held goes back to the queue, uncharged."""
+    def leave(self, lease: Lease) -> list[Order]:
+        """Give up the lease; all that is still held goes back, uncharged. Returns the orders that were not obeyed."""
 
-        def work(tx: Transaction) -> None:
+        def work(tx: Transaction) -> list[Order]:
+            left = task_workers.orders_of(tx, lease.number)
             rows.leave(tx, lease)
             self._delays.store(tx, now=True)
+            return left
 
-        self.store.write(work, durability=Durability.PROCESS)
+        left = self.store.write(work, durability=Durability.PROCESS)
         reach("task.left")
         self._marks.remove(lease.number)
+        return left
 
     def recover(self) -> Recovered:
         """Evict dead workers, return their tasks, remove what has expired; writes only if there is something to do."""
@@ -282,8 +360,9 @@ class LocalTasks:
             seen = snapshot.run("tasks/workers")
             now = {"now_us": self.store.clock.now_us()}
             old, lapsed, repeatable = snapshot.run("tasks/expired", now)[0]
+            recorded = task_events.are_too_many(snapshot)
         deaths = self._deaths(seen)
-        if not (deaths or old or lapsed or repeatable or self._delays.are_due):
+        if not (deaths or old or lapsed or repeatable or recorded or self._delays.are_due):
             return Recovered(0, 0, 0)
 
         def work(tx: Transaction) -> dict[int, tuple[int, int]]:
@@ -292,6 +371,8 @@ class LocalTasks:
                 rows.prune(tx)
             if lapsed:
                 rows.lapse(tx)
+            if recorded:
+                task_events.prune(tx)
             self._delays.store(tx)
             return {lease: fate for lease, fate in fates.items() if fate is not None}
 

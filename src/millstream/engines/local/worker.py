@@ -15,28 +15,29 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from millstream.engines.local.process_memory import process_memory_bytes
 from millstream.engines.local.task_link import LocalAttemptLink
+from millstream.engines.local.task_workers import report_of
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
+from millstream.engines.local.worker_keeper import PASSING, LeaseKeeper, still_holds
 from millstream.engines.local.worker_limits import LimitKeeper, Overtime
 from millstream.engines.local.worker_reports import Demand
-from millstream.primitives.errors import MillstreamError, StoreBusy, StoreFull, TimeLimitExceeded
+from millstream.primitives.errors import TimeLimitExceeded
 from millstream.primitives.telemetry import reach
 from millstream.store.runmark import SEVERAL, RunMark
 from millstream.tasks.claim_size import ClaimSize
-from millstream.tasks.limits import BEATS_PER_LEASE, CLAIM_GOAL_US, LEASE_US, RECOVERY_TICK_US
+from millstream.tasks.limits import LEASE_US, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Exchange, Lease, Raised, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
+from millstream.tasks.signals import WorkerProcess
+from millstream.tasks.workers import Order, OrderKind, WorkerProfile, WorkerReport
 
-PASSING = (StoreFull, StoreBusy)
-"""Errors of a store that may be well again soon, and that undo what was tried: the worker keeps what it holds."""
-_WATCH_US = 2 * CLAIM_GOAL_US
 _MICROSECONDS = 1_000_000
 
 
@@ -52,6 +53,13 @@ class WorkerSettings:
     """How many attempts it runs before it ends, so that a new process takes its place; None for no end."""
     memory_bytes_max: int | None = None
     """It ends likewise, between two attempts, when its process takes more memory than this."""
+    profile: WorkerProfile = field(default_factory=WorkerProfile)
+    """What it says of itself when it joins."""
+
+    @property
+    def process(self) -> WorkerProcess:
+        """What signals about the worker say of it."""
+        return WorkerProcess(node=self.profile.node, pool=self.profile.pool, queues=self.queues)
 
 
 class Worker:
@@ -101,6 +109,8 @@ class Worker:
         self.exit: Callable[[], None] | None = None
         """Ends this process at once, for tasks that are terminated. None where the worker is not alone in its process:
         there a revoked task can only end itself."""
+        self.on_order: Callable[[Order], None] | None = None
+        """Obeys what is asked of the node; None where nobody can."""
 
     def run(self) -> None:
         """Work until stopped, or with ``burst`` until there is nothing left.
@@ -117,11 +127,20 @@ class Worker:
     def _run(self) -> None:
         self._engine.recover()
         lease = self._join()
+        signals, process = self._executor.registry.signals, self._settings.process
+        signals.worker_ready.send(process)
         keeper = LeaseKeeper(
-            self._engine, self._hand, lease, self._settings.lease_us, on_revoked=self._end_revoked
+            self._engine,
+            self._hand,
+            lease,
+            self._settings.lease_us,
+            on_revoked=self._end_revoked,
+            on_order=self._pass_on,
+            report=self.report,
         )
         try:
             lease = self._serve(lease, keeper)
+            signals.worker_shutdown.send(process)
         finally:
             keeper.stop()
             if self._limits is not None:
@@ -129,7 +148,8 @@ class Worker:
             self._waiter.close()
             if self._mark is not None:
                 self._mark.retire()
-        self._engine.leave(lease)
+        for order in self._engine.leave(lease):
+            self._pass_on(order)
 
     def _close_dependencies(self) -> None:
         try:
@@ -165,6 +185,11 @@ class Worker:
             self._engine.exchange(lease, finished, want=0)
         self._engine.leave(lease)
 
+    def report(self) -> WorkerReport:
+        """Return what it does now, and what it has done. Any thread."""
+        running = [self._hand.running_since]
+        return report_of(running, reserved=self._hand.pending_count, tally=self._engine.tally)
+
     def demand(self) -> Demand:
         """Return what waits in its queues, and whether it runs a task. Any thread."""
         return Demand(
@@ -184,7 +209,11 @@ class Worker:
         ended = Raised(
             task, "TaskRevoked", f"terminated: {revocation.reason}", "", None, now_us, now_us
         )
-        self._end_with(lease, running, [ended], self.exit)
+        with self._hand.committing:
+            self._settle(lease, running, [ended])
+            self._executor.tell_terminated(task, revocation.reason)
+            reach("task.terminated")
+            self.exit()
 
     def _end_overrun(self, over: Overtime) -> None:
         """End the running task, whose hard time limit is over, with its process; commit what is finished first."""
@@ -204,25 +233,31 @@ class Worker:
             )
             for task, delay_us in zip(over.work, over.retry_delays_us, strict=True)
         ]
-        self._end_with(lease, over.work, ended, self.exit)
-
-    def _end_with(
-        self, lease: Lease, running: Work, ended: Sequence[Raised], leave: Callable[[], None]
-    ) -> None:
-        """Commit what is finished and how what runs has ended, give the lease up, and end the process."""
         with self._hand.committing:
-            self._hand.give_up()  # It goes back with the lease, and so do the others of a batch.
-            done = [*self._hand.drain(), *ended]
-            done += self._executor.cut_short(running, done)
-            self._engine.exchange(lease, done, want=0)
-            self._engine.leave(lease)
+            self._settle(lease, over.work, ended)
             reach("task.terminated")
-            leave()
+            self.exit()
+
+    def _settle(self, lease: Lease, running: Work, ended: Sequence[Raised]) -> None:
+        """Commit what is finished and how what runs has ended, and give the lease up. The process must end next."""
+        self._hand.give_up()  # It goes back with the lease, and so do the others of a batch.
+        done = [*self._hand.drain(), *ended]
+        done += self._executor.cut_short(running, done)
+        self._engine.exchange(lease, done, want=0)
+        for order in self._engine.leave(lease):
+            self._pass_on(order)
+
+    def _pass_on(self, order: Order) -> None:
+        if self.on_order is not None and order.kind is not OrderKind.REPORT:
+            self.on_order(order)
 
     def _join(self) -> Lease:
         settings = self._settings
         self._lease = self._engine.join(
-            settings.queues, lease_us=settings.lease_us, batches=self._executor.registry.batches()
+            settings.queues,
+            lease_us=settings.lease_us,
+            batches=self._executor.registry.batches(),
+            profile=settings.profile,
         )
         self._mark = self._engine.mark(self._lease, lease_us=settings.lease_us)
         if self._limits is not None:
@@ -327,131 +362,3 @@ class Worker:
             timeout_us = min(timeout_us, ready.next_due_us - self._clock.now_us())
         self._waiter.wait(max(0, timeout_us) / _MICROSECONDS)
         return True
-
-
-class LeaseKeeper:
-    """The second thread of a worker. Idle it wakes only to show a sign of life."""
-
-    def __init__(
-        self,
-        engine: LocalTasks,
-        hand: Hand,
-        lease: Lease,
-        lease_us: int,
-        *,
-        on_revoked: Callable[[Revocation], None],
-    ) -> None:
-        """Start the thread. ``on_revoked`` is called with each held task that shall be revoked, at every beat."""
-        self._on_revoked = on_revoked
-        self._engine = engine
-        self._hand = hand
-        self._lease = lease
-        self._clock = engine.store.clock
-        self._lease_s = lease_us / _MICROSECONDS
-        self._beaten_s = self._clock.monotonic_s()
-        self._wake = threading.Event()
-        self._attention = threading.Lock()
-        self._attending = False
-        self._stopped = False
-        self._failure: MillstreamError | None = None
-        self._thread = threading.Thread(target=self._run, name="millstream-lease", daemon=True)
-        self._thread.start()
-
-    def watch(self, lease: Lease) -> None:
-        """Keep another lease from now on."""
-        self._lease = lease
-        self._beaten_s = self._clock.monotonic_s()
-
-    @property
-    def is_overdue(self) -> bool:
-        """Tell whether the last sign of life is a whole lease ago, so that the lease may be lost."""
-        return self._clock.monotonic_s() - self._beaten_s >= self._lease_s
-
-    def beat(self) -> bool:
-        """Show a sign of life; when the lease is lost, nothing that it held is started. Any thread."""
-        now_s = self._clock.monotonic_s()
-        holds = self._engine.beat(self._lease)
-        self._beaten_s = now_s
-        if not holds:
-            self._hand.give_up()  # Whoever evicted this worker returned it.
-        return holds
-
-    def attend(self) -> None:
-        """Look at the hand every now and then until it is empty: a batch has been put into it."""
-        with self._attention:
-            fresh, self._attending = not self._attending, True
-        if fresh:
-            self._wake.set()
-
-    def refuse_failed(self) -> None:
-        """Raise the error that ended the thread, if one did: without signs of life the worker must not go on."""
-        if self._failure is not None:
-            raise self._failure
-
-    def stop(self) -> None:
-        """End the thread and wait for it."""
-        self._stopped = True
-        self._wake.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        try:
-            self._keep()
-        except MillstreamError as error:
-            self._failure = error  # Raised in the worker's own thread, see ``refuse_failed``.
-
-    def _keep(self) -> None:
-        tried_s = self._beaten_s
-        while not self._stopped:
-            now_s = self._clock.monotonic_s()
-            left_s = max(tried_s, self._beaten_s) + self._lease_s / BEATS_PER_LEASE - now_s
-            if left_s <= 0:
-                tried_s = now_s
-                with contextlib.suppress(*PASSING):
-                    self.beat()
-                for revocation in self._engine.revocations(self._lease):
-                    self._on_revoked(revocation)
-                continue
-            self._wake.wait(min(left_s, _WATCH_US / _MICROSECONDS) if self._attending else left_s)
-            self._wake.clear()
-            if self._attending:
-                self._attend_once()
-
-    def _attend_once(self) -> None:
-        if self._hand.is_stuck(_WATCH_US):
-            with contextlib.suppress(*PASSING):
-                unblock(self._engine, self._lease, self._hand)
-        with self._attention:
-            # The hand is filled before ``attend`` takes this lock, so a batch is never overlooked.
-            self._attending = not self._hand.is_empty
-
-
-def still_holds(keeper: LeaseKeeper, stopping: threading.Event) -> bool:
-    """Tell whether what was claimed may be started: asks the store only when the last sign of life is a lease ago."""
-    while keeper.is_overdue:
-        try:
-            return keeper.beat()
-        except PASSING:
-            if stopping.wait(RECOVERY_TICK_US / _MICROSECONDS):
-                return False
-    return True
-
-
-def unblock(engine: LocalTasks, lease: Lease, hand: Hand) -> None:
-    """Commit what is finished and hand back what is not started, behind a task that takes long."""
-    with hand.committing:
-        finished = hand.drain()
-        try:
-            if finished:
-                engine.exchange(lease, finished, want=0)
-        except PASSING:
-            hand.put_back(finished)
-            raise
-    pending = hand.give_up()
-    try:
-        if pending:
-            engine.hand_back(lease, pending)
-    except PASSING:
-        hand.fill(pending)
-        raise
-    reach("task.unblocked")

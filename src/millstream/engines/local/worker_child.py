@@ -17,10 +17,11 @@ import threading
 from collections.abc import Callable
 from queue import SimpleQueue
 from types import FrameType
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 from millstream.engines.local.worker_reports import Demand, Reporter
 from millstream.primitives.telemetry import reach
+from millstream.tasks.workers import Order, OrderKind
 
 STOP = b"s"
 QUICK = b"q"
@@ -38,6 +39,7 @@ class RunsTasks(Protocol):
     """What a worker process does, whatever its pool."""
 
     exit: Callable[[], None] | None
+    on_order: Callable[[Order], None] | None
 
     def run(self) -> None:
         """Work until told to stop."""
@@ -67,6 +69,23 @@ def run_child(
     the worker raises.
     """
     orders: SimpleQueue[bytes] = SimpleQueue()
+    _hear_signals(orders)
+    if control is not None:
+        threading.Thread(
+            target=_listen, args=(control, orders, worker, reporter), daemon=True
+        ).start()
+    threading.Thread(target=_obey, args=(worker, orders), daemon=True).start()
+    worker.exit = lambda: _end_terminated(reporter)
+    worker.on_order = _obedience(orders, reporter)
+    try:
+        worker.run()
+    finally:
+        if reporter is not None:
+            reporter.close()  # Its looks need the store, which the caller closes next.
+
+
+def _hear_signals(orders: SimpleQueue[bytes]) -> None:
+    """Turn signals into orders."""
 
     def on_signal(_number: int, _frame: FrameType | None) -> None:
         # Only a put, which is safe here: the interrupted thread may hold any lock.
@@ -79,28 +98,38 @@ def run_child(
         signal.signal(number, on_signal)
     if hasattr(signal, "SIGQUIT"):
         signal.signal(signal.SIGQUIT, on_quit)
-    if control is not None:
-
-        def tell_demand() -> None:
-            if reporter is not None:
-                reporter.tell_regularly(worker.demand)
-
-        threading.Thread(target=_listen, args=(control, orders, tell_demand), daemon=True).start()
-    threading.Thread(target=_obey, args=(worker, orders), daemon=True).start()
-    worker.exit = lambda: os._exit(EXIT_TERMINATED)
-    try:
-        worker.run()
-    finally:
-        if reporter is not None:
-            reporter.close()  # Its looks need the store, which the caller closes next.
 
 
-def _listen(control: int, orders: SimpleQueue[bytes], tell_demand: Callable[[], None]) -> None:
+def _end_terminated(reporter: Reporter | None) -> NoReturn:
+    if reporter is not None:
+        reporter.close()  # What was told must not be lost.
+    os._exit(EXIT_TERMINATED)
+
+
+def _obedience(orders: SimpleQueue[bytes], reporter: Reporter | None) -> Callable[[Order], None]:
+    """Return what obeys an order to the node. With a supervisor it obeys, for all of its processes."""
+    if reporter is not None:
+        return reporter.tell
+    asked: list[str] = []
+
+    def obey(order: Order) -> None:
+        if order.kind is OrderKind.SHUTDOWN and not asked:
+            asked.append(order.id)  # A second one would be a quick stop, which nobody asked for.
+            orders.put(STOP)
+
+    return obey
+
+
+def _listen(
+    control: int, orders: SimpleQueue[bytes], worker: RunsTasks, reporter: Reporter | None
+) -> None:
+    tells = reporter is None
     while order := os.read(control, 1):
-        if order == DEMAND:
-            tell_demand()
-        else:
+        if order != DEMAND:
             orders.put(order)
+        elif reporter is not None and not tells:
+            tells = True
+            reporter.tell_regularly(worker.demand)
     orders.put(STOP)
 
 

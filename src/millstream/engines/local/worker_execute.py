@@ -9,6 +9,7 @@ from typing import Any
 
 from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_limits import LimitKeeper
+from millstream.engines.local.worker_signals import AttemptSignals
 from millstream.engines.local.worker_soft import under_soft_limit
 from millstream.primitives.clock import Clock
 from millstream.primitives.errors import (
@@ -29,6 +30,7 @@ from millstream.tasks.bound import (
     BoundTask,
     bound_for,
     changes_of,
+    request_of,
 )
 from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
 from millstream.tasks.message import Claimed, Completion, Raised, Succeeded, Work
@@ -42,6 +44,7 @@ from millstream.tasks.retry import (
     TryAgain,
     after_failure,
 )
+from millstream.tasks.signals import TaskRevoked
 from millstream.tasks.task import AnyTask
 
 _CUT_SHORT = "its worker was told to end at once while it ran, and it may run only once"
@@ -141,11 +144,11 @@ class Executor:
             return call_with(
                 openings,
                 self.dependencies,
-                lambda values: Prepared(prepare(task.function(*args, **kwargs, **values))),
+                lambda values: _prepared(task.function(*args, **kwargs, **values), prepare),
             )
 
         async def acall(values: dict[str, Any]) -> Prepared:
-            return Prepared(prepare(await task.function(*args, **kwargs, **values)))
+            return _prepared(await task.function(*args, **kwargs, **values), prepare)
 
         return acall_with(openings, self.dependencies, acall)
 
@@ -153,6 +156,23 @@ class Executor:
         """Tell whether the task is known, and an ``async def``."""
         task = self.registry.find(work[0].name)
         return task is not None and task.is_async
+
+    def telling(
+        self, claimed: Claimed, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> AttemptSignals:
+        """Return what tells the receivers of an attempt."""
+        request = request_of(claimed, args, kwargs, self.link)
+        return AttemptSignals(self.registry.signals, request, lambda: self.link.revoked(claimed))
+
+    def tell_terminated(self, claimed: Claimed, reason: str) -> None:
+        """Tell the receivers that a running task was revoked, and that its process ends with it. Any thread."""
+        signal = self.registry.signals.task_revoked
+        if not signal.receivers:
+            return
+        task = self.registry.get(claimed.name)
+        args, kwargs = task.arguments.decode(claimed.arguments)
+        request = request_of(claimed, args, kwargs, self.link)
+        signal.send(TaskRevoked(request=request, reason=reason, terminated=True))
 
     def runs_again(self, claimed: Claimed) -> bool:
         """Tell whether the task is run again when its worker dies; so it is for all that are unknown."""
@@ -205,6 +225,12 @@ class Prepared:
     """What came of a function whose dependencies are closed: found good, and stored as it is."""
 
     value: Any
+    returned: Any
+    """What the function returned, for those who are told of it."""
+
+
+def _prepared(returned: object, prepare: Prepare) -> Prepared:
+    return Prepared(prepare(returned), returned)
 
 
 class _Attempt:
@@ -216,6 +242,7 @@ class _Attempt:
         self._policy = DEFAULT_POLICY
         self._task: AnyTask[..., Any] | None = None
         self._bound: BoundTask | None = None
+        self._telling: AttemptSignals | None = None
         self._started_us = executor.clock.now_us()
         reach("task.started")
 
@@ -229,6 +256,9 @@ class _Attempt:
         self._task = task = self._executor.registry.get(claimed.name)
         self._policy = task.options.policy
         args, kwargs = task.arguments.decode(claimed.arguments)
+        if self._executor.registry.signals.hears_attempts:
+            self._telling = self._executor.telling(claimed, args, kwargs)
+            self._telling.begins()
         if task.bind:
             link = self._executor.link
             self._bound = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
@@ -240,6 +270,9 @@ class _Attempt:
         assert task is not None, "only what was called has a value"
         result = value.value if type(value) is Prepared else task.returned.encode(value)
         ended_us = self._executor.clock.now_us()
+        if self._telling is not None:
+            returned = value.returned if type(value) is Prepared else value
+            self._telling.returned(returned, ended_us - self._started_us)
         reach("task.finished")
         ttl_us = task.options.result_ttl_us
         return [Succeeded(self._claimed, result, ttl_us, self._started_us, ended_us)]
@@ -248,11 +281,20 @@ class _Attempt:
         if isinstance(error, Replaced | Ignore):
             ended_us = self._executor.clock.now_us()
             reach("task.finished")
+            if self._telling is not None and isinstance(error, Ignore):
+                self._telling.is_over(ended_us - self._started_us)
+            elif self._telling is not None:
+                self._telling.returned(None, ended_us - self._started_us)
             workflow = error.workflow if isinstance(error, Replaced) else None
             return [Succeeded(self._claimed, b"\xc0", 0, self._started_us, ended_us, workflow)]
         exhausted = self._bound is not None and self._bound.exhausted
         policy = NO_RETRIES if exhausted else self._policy
-        return [self._executor.failed(self._claimed, error, self._started_us, policy=policy)]
+        completion = self._executor.failed(self._claimed, error, self._started_us, policy=policy)
+        if self._telling is None and self._executor.registry.signals.hears_attempts:
+            self._telling = self._executor.telling(self._claimed, (), {})
+        if self._telling is not None:
+            self._telling.raised(error, completion)
+        return [completion]
 
 
 class _BatchAttempt:
@@ -267,6 +309,7 @@ class _BatchAttempt:
         """What is given to the function, by its place in ``work``."""
         self._ends: dict[int, Completion] = {}
         """What ended before that, because its arguments cannot be read."""
+        self._tellings: dict[int, AttemptSignals] = {}
         reach("task.started")
 
     @property
@@ -285,20 +328,27 @@ class _BatchAttempt:
             items.append((*args, *kwargs.values())[0])
             link = self._executor.link
             self._calls[place] = bound_for(task, claimed, args=args, kwargs=kwargs, link=link)
+            if self._executor.registry.signals.hears_attempts:
+                telling = self._tellings[place] = self._executor.telling(claimed, args, kwargs)
+                telling.begins()
         if not items:
             return _nothing() if task.is_async else []
         bound = (BoundBatch(task, list(self._calls.values())),) if task.bind else ()
         return self._executor.call(task, (*bound, items), {}, self._prepared)
 
     def succeeded(self, value: object) -> Sequence[Completion]:
-        prepared = value.value if type(value) is Prepared else self._prepared(value)
-        for place, data in zip(self._calls, prepared, strict=True):
+        if type(value) is not Prepared:
+            value = _prepared(value, self._prepared)
+        results = self._results(value.returned)
+        for place, data, result in zip(self._calls, value.value, results, strict=True):
             if isinstance(data, Exception):
                 self._ends[place] = self._failed(place, data)
                 continue
             ttl_us, now_us = self._task.options.result_ttl_us, self._executor.clock.now_us()
             claimed = self._work[place]
             self._ends[place] = Succeeded(claimed, data, ttl_us, self._started_us, now_us)
+            if place in self._tellings:
+                self._tellings[place].returned(result, now_us - self._started_us)
         reach("task.finished")
         return self._completions()
 
@@ -340,10 +390,17 @@ class _BatchAttempt:
     def _failed(self, place: int, error: BaseException) -> Completion:
         if isinstance(error, Ignore):
             now_us = self._executor.clock.now_us()
+            if place in self._tellings:
+                self._tellings[place].is_over(now_us - self._started_us)
             return Succeeded(self._work[place], b"\xc0", 0, self._started_us, now_us)
         call = self._calls.get(place)
         policy = NO_RETRIES if call is not None and call.exhausted else self._task.options.policy
-        return self._executor.failed(self._work[place], error, self._started_us, policy=policy)
+        claimed = self._work[place]
+        completion = self._executor.failed(claimed, error, self._started_us, policy=policy)
+        if self._executor.registry.signals.hears_attempts:
+            telling = self._tellings.get(place) or self._executor.telling(claimed, (), {})
+            telling.raised(error, completion)
+        return completion
 
     def _completions(self) -> Sequence[Completion]:
         return [self._ends[place] for place in range(len(self._work))]

@@ -86,6 +86,19 @@ class Hand:
             return bool(self._finished)
 
     @property
+    def pending_count(self) -> int:
+        """How many tasks are held and not started."""
+        with self._lock:
+            return sum(len(work) for work in self._pending)
+
+    @property
+    def running_since(self) -> tuple[Work, int]:
+        """What runs now, and since when: UTC microseconds."""
+        with self._lock:
+            run_us = round((self._clock.monotonic_s() - self._started_s) * 1_000_000)
+            return self._running, self._clock.now_us() - run_us
+
+    @property
     def is_empty(self) -> bool:
         """Tell whether nothing is held."""
         with self._lock:

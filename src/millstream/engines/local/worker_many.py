@@ -16,11 +16,13 @@ import threading
 from collections.abc import Callable, Sequence
 
 from millstream.engines.local.task_link import LocalAttemptLink
+from millstream.engines.local.task_workers import report_of
 from millstream.engines.local.tasks import LocalTasks
-from millstream.engines.local.worker import PASSING, LeaseKeeper, WorkerSettings, still_holds
+from millstream.engines.local.worker import WorkerSettings
 from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_hand import Hand
+from millstream.engines.local.worker_keeper import PASSING, LeaseKeeper, still_holds
 from millstream.engines.local.worker_kind import PoolKind
 from millstream.engines.local.worker_limits import LimitKeeper
 from millstream.engines.local.worker_pool import AsyncPool, Pool, ThreadPool
@@ -33,6 +35,7 @@ from millstream.tasks.limits import CONCURRENCY_MAX, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Completion, Exchange, Lease, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
 from millstream.tasks.retry import Chance
+from millstream.tasks.workers import Order, OrderKind, WorkerReport
 
 _MICROSECONDS = 1_000_000
 
@@ -78,7 +81,8 @@ class ManyWorker:
         )
         self._limits = limits
         self._lock = threading.Lock()
-        self._running: dict[int, Work] = {}
+        self._running: dict[int, tuple[Work, int]] = {}
+        """What runs, and since when."""
         self._finished: list[Completion] = []
         self._committing = threading.Lock()
         """Held by whoever drains, until what it took is committed: a lease that ends meanwhile would return that."""
@@ -91,6 +95,8 @@ class ManyWorker:
         self._pool: Pool | None = None
         self.exit: Callable[[], None] | None = None
         """Ends this process at once. Not used: a coroutine is cancelled, and a thread cannot be ended alone."""
+        self.on_order: Callable[[Order], None] | None = None
+        """Obeys what is asked of the node; None where nobody can."""
 
     def run(self) -> None:
         """Work until stopped, or with ``burst`` until there is nothing left. See ``Worker.run``."""
@@ -102,6 +108,8 @@ class ManyWorker:
     def _run(self) -> None:
         self._engine.recover()
         lease = self._join()
+        signals, process = self._executor.registry.signals, self._settings.process
+        signals.worker_ready.send(process)
         pool_of = AsyncPool if self._kind is PoolKind.ASYNC else ThreadPool
         pool = self._pool = pool_of(self._executor, self._concurrency)
         # Nothing ever waits behind a running task here, so the keeper has no hand to look at.
@@ -111,10 +119,13 @@ class ManyWorker:
             lease,
             self._settings.lease_us,
             on_revoked=self._end_revoked,
+            on_order=self._pass_on,
+            report=self.report,
         )
         try:
             lease = self._serve(lease, keeper, pool)
             pool.close()
+            signals.worker_shutdown.send(process)
         finally:
             keeper.stop()
             if self._limits is not None:
@@ -122,7 +133,8 @@ class ManyWorker:
             self._waiter.close()
             if self._mark is not None:
                 self._mark.retire()
-        self._engine.leave(lease)
+        for order in self._engine.leave(lease):
+            self._pass_on(order)
 
     def stop(self) -> None:
         """Finish what runs, commit, hand back the rest, and return from ``run``. Any thread."""
@@ -138,12 +150,19 @@ class ManyWorker:
         if lease is None:
             return
         with self._lock:  # Nothing more is started, see ``_begin``.
-            running = [task for work in self._running.values() for task in work]
+            running = [task for work, _ in self._running.values() for task in work]
             finished, self._finished = self._finished, []
         finished += self._executor.cut_short(running, finished)
         if finished:
             self._engine.exchange(lease, finished, want=0)
         self._engine.leave(lease)
+
+    def report(self) -> WorkerReport:
+        """Return what it does now, and what it has done. Any thread."""
+        with self._lock:
+            running = list(self._running.values())
+            waits = bool(self._alone) and not running
+        return report_of(running, reserved=int(waits), tally=self._engine.tally)
 
     def demand(self) -> Demand:
         """Return what waits in its queues, and whether it runs a task. Any thread."""
@@ -151,10 +170,17 @@ class ManyWorker:
             is_busy = bool(self._running)
         return Demand(waiting=self._engine.waiting(self._settings.queues), is_busy=is_busy)
 
+    def _pass_on(self, order: Order) -> None:
+        if self.on_order is not None and order.kind is not OrderKind.REPORT:
+            self.on_order(order)
+
     def _join(self) -> Lease:
         settings = self._settings
         self._lease = self._engine.join(
-            settings.queues, lease_us=settings.lease_us, batches=self._executor.registry.batches()
+            settings.queues,
+            lease_us=settings.lease_us,
+            batches=self._executor.registry.batches(),
+            profile=settings.profile,
         )
         self._mark = self._engine.mark(self._lease, lease_us=settings.lease_us)
         self._mark.begin(SEVERAL)
@@ -235,7 +261,7 @@ class ManyWorker:
         with self._lock:
             if self._stopping.is_set():
                 return  # It goes back with the lease.
-            self._running[id(work)] = work
+            self._running[id(work)] = (work, self._clock.now_us())
         pool.start(work, lambda completions: self._end(work, completions))
 
     def _end(self, work: Work, completions: Sequence[Completion]) -> None:
@@ -267,7 +293,7 @@ class ManyWorker:
             return
         with self._lock:
             # A batch goes on: its other calls were not revoked.
-            works = [work for work in self._running.values() if len(work) == 1]
+            works = [work for work, _ in self._running.values() if len(work) == 1]
             meant = [work for work in works if work[0].seq == revocation.seq]
         for work in meant:
             pool.cancel(work)

@@ -17,6 +17,7 @@ import msgspec
 
 from millstream.primitives.errors import MillstreamError
 from millstream.tasks.limits import AUTOSCALE_LOOK_US
+from millstream.tasks.workers import Order
 
 _LOOK_S = AUTOSCALE_LOOK_US / 1_000_000
 
@@ -40,7 +41,7 @@ class Marked(msgspec.Struct, frozen=True, tag="marked"):
     path: str
 
 
-Report = Demand | Sources | Marked
+Report = Demand | Sources | Order | Marked
 _encoder = msgspec.json.Encoder()
 _decoder: msgspec.json.Decoder[Report] = msgspec.json.Decoder(Report)
 

@@ -13,6 +13,7 @@ second, and the next child at its start.
 from __future__ import annotations
 
 import signal
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -32,15 +33,18 @@ from millstream.engines.local.worker_sources import SourceWatch
 from millstream.engines.local.worker_watch import ProcessWatch
 from millstream.primitives.clock import Clock
 from millstream.primitives.duration import format_duration
+from millstream.primitives.errors import ConfigurationError
 from millstream.tasks.autoscale import Autoscale, PoolBounds
 from millstream.tasks.limits import (
     AUTOSCALE_KEEPALIVE_US,
     AUTOSCALE_LOOK_US,
+    ORDERS_REMEMBERED,
     RELOAD_LOOK_US,
     RESTART_FIRST_US,
     RESTART_FORGIVEN_US,
     RESTART_LONGEST_US,
 )
+from millstream.tasks.workers import Order, OrderKind
 
 CHILD_REFUSED = 78
 """What a child exits with that cannot start at all, because its app is not there (EX_CONFIG of sysexits.h)."""
@@ -53,6 +57,13 @@ def restart_delay_us(deaths: int) -> int:
     """Return how long to wait before a start, after that many early deaths in a row (1 is the first)."""
     doublings = min(deaths - 1, RESTART_LONGEST_US.bit_length())
     return min(RESTART_LONGEST_US, RESTART_FIRST_US << doublings)
+
+
+def _resized(bounds: PoolBounds, order: Order) -> PoolBounds:
+    """Return the bounds that an order asks for. Raises ConfigurationError."""
+    if order.kind is OrderKind.AUTOSCALE:
+        return PoolBounds(order.most, order.fewest)
+    return bounds.moved(order.most if order.kind is OrderKind.POOL_GROW else -order.most)
 
 
 @dataclass(slots=True)
@@ -78,6 +89,7 @@ class Supervisor:
     _has_spoken: bool = False
     _looked_s: float = 0.0
     _code: int = 0
+    _obeyed: deque[str] = field(default_factory=lambda: deque(maxlen=ORDERS_REMEMBERED))
 
     def run(self) -> int:
         """Run until all children have ended, or SIGTERM or SIGINT came; return the exit code.
@@ -190,11 +202,35 @@ class Supervisor:
         if isinstance(report, Demand):
             place.is_busy = report.is_busy and place.process is not None
             self._waiting = report.waiting
+        elif isinstance(report, Order):
+            self._obey(report)
         elif isinstance(report, Marked):
             if event.process is place.process:
                 self._watch.attach(place.number, event.process, Path(report.path))
         elif not place.is_renewing:
             self._sources.learn(report.files, started_ns=place.started_ns)
+
+    def _obey(self, order: Order) -> None:
+        """Do what is asked of the node, once: every process passes on a copy."""
+        if order.id in self._obeyed:
+            return
+        self._obeyed.append(order.id)
+        if order.kind is OrderKind.SHUTDOWN:
+            if not self._stops:
+                self._tell_to_stop(STOP)
+            return
+        try:
+            self.bounds = _resized(self.bounds, order)
+        except ConfigurationError as error:
+            self.report(f"not done: {error}")
+            return
+        if self._stops or self._is_ending:
+            return
+        staying = [place for place in self._places if not place.is_leaving]
+        for place in staying:
+            if not self.bounds.is_fixed:
+                place.order(DEMAND)
+        self._resize_to(self.bounds.within(len(staying)), len(staying))
 
     # Looking, when there is something to look at
 
@@ -238,11 +274,12 @@ class Supervisor:
             self.bounds,
             monotonic_us=int(self.clock.monotonic_s() * _MICROSECONDS),
         )
-        if target != len(staying):
-            self.report(f"{target} worker processes, before {len(staying)}")
-            self._resize(target)
+        self._resize_to(target, len(staying))
 
-    def _resize(self, target: int) -> None:
+    def _resize_to(self, target: int, before: int) -> None:
+        if target == before:
+            return
+        self.report(f"{target} worker processes, before {before}")
         staying = [place for place in self._places if not place.is_leaving]
         self._grow(target - len(staying))
         # Those that have nothing to do go first, and of these the youngest.

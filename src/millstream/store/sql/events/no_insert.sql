@@ -1,0 +1,1 @@
+DROP TRIGGER IF EXISTS task_events_on_insert

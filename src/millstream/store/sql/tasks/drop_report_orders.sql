@@ -1,0 +1,1 @@
+DELETE FROM task_orders WHERE lease = ? AND kind = 'report'

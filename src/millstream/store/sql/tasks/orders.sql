@@ -1,0 +1,1 @@
+SELECT content FROM task_orders WHERE lease = ? ORDER BY id

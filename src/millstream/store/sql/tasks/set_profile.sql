@@ -1,0 +1,1 @@
+INSERT INTO task_worker_profiles (lease, profile) VALUES (?, ?)
