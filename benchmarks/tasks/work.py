@@ -18,6 +18,7 @@ _CLOSED, _OPEN = 1, 0
 _LOOK_EVERY_S = 0.002
 _PAGE_BYTES = 4096
 _PID_BYTES = 8
+_OWNER = slice(8, 8 + _PID_BYTES)
 
 
 class Gate:
@@ -40,8 +41,9 @@ class Gate:
         return self._page[0] == _CLOSED
 
     def close(self) -> None:
-        """Let nobody through, and forget who came before."""
+        """Let nobody through as long as this process lives, and forget who came before."""
         self._arrivals.unlink(missing_ok=True)
+        self._page[_OWNER] = os.getpid().to_bytes(_PID_BYTES, "little")
         self._page[0] = _CLOSED
 
     def open(self) -> None:
@@ -56,8 +58,16 @@ class Gate:
         finally:
             os.close(arrivals)
         patience = threading.Event()
-        while self.is_closed:
+        while self.is_closed and self._has_owner():
             patience.wait(_LOOK_EVERY_S)
+
+    def _has_owner(self) -> bool:
+        # A worker must not wait for ever when whoever measured was killed.
+        try:
+            os.kill(int.from_bytes(self._page[_OWNER], "little"), 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def arrived(self) -> int:
         """Return how many processes have come since it was closed."""

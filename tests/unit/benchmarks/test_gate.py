@@ -58,6 +58,18 @@ def test_a_closed_gate_keeps_all_processes_and_counts_them(gate: Gate, tmp_path:
     assert gate.arrived() == 0
 
 
+def close(path: Path) -> None:
+    Gate(path).close()
+
+
+def test_a_gate_whose_owner_has_died_keeps_nobody(gate: Gate, tmp_path: Path):
+    owner = multiprocessing.get_context("spawn").Process(target=close, args=(tmp_path / "gate",))
+    owner.start()
+    owner.join()
+    assert gate.is_closed
+    assert work.no_op(1, 2) == 3
+
+
 def test_threads_of_a_process_are_one_arrival(gate: Gate):
     gate.close()
     threads = [threading.Thread(target=work.no_op, args=(1, 2)) for _ in range(2)]
