@@ -14,6 +14,7 @@ from random import Random
 
 import pytest
 
+from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_execute import Executor
 from millstream.engines.local.worker_kind import PoolKind
 from millstream.engines.local.worker_limits import LimitKeeper, limit_keeper
@@ -52,6 +53,7 @@ def executor(bench: Bench, limits: LimitKeeper) -> Executor:
         run_coroutine=asyncio.run,
         link=link,  # type: ignore[arg-type]
         limits=limits,
+        dependencies=WorkerDependencies(has_loop=True),
     )
 
 
