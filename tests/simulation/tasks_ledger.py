@@ -22,6 +22,8 @@ from millstream.primitives.clock import SYSTEM_CLOCK
 
 NOBODY = "-"
 QUIT, KILL, STOP = "SIGQUIT", "SIGKILL", "SIGSTOP"
+DELIVERY_US = 1_000_000
+"""A signal is written into the ledger before it is sent, and the process may write a little until it arrives."""
 _PARENT = os.getppid()
 """The supervisor, as long as it lived; the kernel would name another afterwards."""
 
@@ -137,9 +139,13 @@ class Ledger:
     runs: dict[tuple[str, str], list[Run]] = field(default_factory=lambda: defaultdict(list))
     strikes: dict[int, list[Line]] = field(default_factory=lambda: defaultdict(list))
     evictions: dict[int, list[Line]] = field(default_factory=lambda: defaultdict(list))
+    last_us: dict[int, int] = field(default_factory=dict)
+    """When each process wrote its last line."""
 
     def take(self, line: Line) -> None:
         """Enter a line."""
+        if line.kind != "strike":
+            self.last_us[line.process] = line.at_us
         if line.word == "begin":
             self.begun[line.key] = line
         elif line.word == "sent":
@@ -165,6 +171,10 @@ class Ledger:
         ends = [one.at_us for one in own if one.word == KILL and one.at_us >= start.at_us]
         # The order to end at once is written before it is given: a run may still begin until it arrives.
         ends += [max(one.at_us, start.at_us) for one in (*own, *above) if one.word == QUIT]
+        # One that was stopped for a lease is killed by its supervisor: it never writes a line again.
+        stops = [one.at_us for one in own if one.word == STOP]
+        if stops and self.last_us[start.process] < stops[-1] + DELIVERY_US:
+            ends.append(max(stops[-1], start.at_us))
         return min([*ends, *self._evicted_us(run)], default=None)
 
     def _evicted_us(self, run: Run) -> list[int]:
