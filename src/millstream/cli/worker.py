@@ -285,7 +285,8 @@ def _worker_of(
 
 
 def _tell_mark(reporter: Reporter, path: Path) -> None:
-    reporter.tell(Marked(str(path)))
+    # Before the first task: one that never gives the interpreter's lock back would keep it from being told.
+    reporter.tell_now(Marked(str(path)))
 
 
 def _prepared(

@@ -54,6 +54,7 @@ class Reporter:
         # Processes that a task starts must not keep the pipe open.
         os.set_inheritable(descriptor, False)
         self._descriptor = descriptor
+        self._writing = threading.Lock()
         self._reports: SimpleQueue[Report | None] = SimpleQueue()
         self._looks: list[Callable[[], Report | None]] = []
         self._thread = threading.Thread(target=self._run, name="millstream-reports", daemon=True)
@@ -62,6 +63,14 @@ class Reporter:
     def tell(self, report: Report) -> None:
         """Tell it soon. Any thread."""
         self._reports.put(report)
+
+    def tell_now(self, report: Report) -> None:
+        """Return when it is written: for what must be known before a task may hold the interpreter's lock for ever.
+
+        Only for a few short reports: a supervisor that is stopped takes what the pipe holds, and no more.
+        """
+        with contextlib.suppress(BrokenPipeError):
+            self._write(report)
 
     def tell_regularly(self, look: Callable[[], Report | None]) -> None:
         """Call ``look`` about once a second from now on, and tell what it returns. Any thread."""
@@ -99,8 +108,9 @@ class Reporter:
 
     def _write(self, report: Report) -> None:
         line = memoryview(_encoder.encode(report) + b"\n")
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        with self._writing:
+            while line:
+                line = line[os.write(self._descriptor, line) :]
 
 
 def received(descriptor: int) -> Iterator[Report]:
