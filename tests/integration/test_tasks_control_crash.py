@@ -20,7 +20,13 @@ from tests.tasks_kit import guard_transitions
 SOURCE = Path(__file__).parents[2] / "src" / "millstream" / "engines" / "local"
 FILES = [
     SOURCE / name
-    for name in ("task_batches.py", "task_control.py", "task_gates.py", "task_transactions.py")
+    for name in (
+        "task_batches.py",
+        "task_control.py",
+        "task_deaths.py",
+        "task_gates.py",
+        "task_transactions.py",
+    )
 ]
 STEPS = sorted({step for step, _ in steps_in(*FILES)} | {"task.reported"})
 LEASE_US = 60_000_000
