@@ -124,7 +124,7 @@ def test_a_migration_that_loses_power_is_done_again(tmp_path: Path, seed: int):
     original = tmp_path / "original"
     ledger = old_store(original / STORE, 1, closed=True)
     live = tmp_path / "live"
-    shutil.copytree(original, live)
+    shutil.copytree(original, live)  # a store that was closed holds nothing but files
     outcome = run(scenarios.traced, "reopen", live / STORE, "disk")
     assert not outcome.error, outcome.error
     [operations] = outcome.reports

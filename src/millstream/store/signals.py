@@ -148,6 +148,11 @@ class Signals:
         os.close(descriptor)
         return None
 
+    def remove_pipes(self) -> None:
+        """Remove the files of all slots. Only while no other process has the store open, and none can open it."""
+        for path in self._wake_folder.iterdir():
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         """Unmap; waiters must be closed before."""
         with self._pipes_lock:

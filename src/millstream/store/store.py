@@ -409,6 +409,9 @@ class Store:
                 self._writer.close()
             if "_mark" in self.__dict__:
                 self._mark.forget_folded()
+            if recovery.is_alone(self.directory.run, self._liveness):
+                # What is left can be copied as files: many programs stop at a named pipe.
+                self.signals.remove_pipes()
             self._release_run()
         opening.close()
 

@@ -21,9 +21,9 @@ from millstream.store.walmark import FRAME_BYTES, HEADER_BYTES
 
 _MARGIN_BYTES: Final = 64 * 1024
 """Room that is kept for one commit; a larger one grows the file itself."""
-_STEP_BYTES_MIN: Final = 256 * 1024
+_STEP_BYTES: Final = 256 * 1024
 _STEP_BYTES_MAX: Final = 1024 * 1024
-_ZEROS: Final = bytes(_STEP_BYTES_MIN)
+_ZEROS: Final = bytes(_STEP_BYTES)
 
 
 class WalAhead:
@@ -44,9 +44,9 @@ class WalAhead:
         self._length = os.fstat(self._descriptor).st_size
         if needed <= self._length:
             return
-        step = max(_STEP_BYTES_MIN, min(self._length, _STEP_BYTES_MAX))
-        zeros = [_ZEROS] * (step // _STEP_BYTES_MIN)
+        # About as much as there is: a small store stays small, a large one is asked for room less often.
+        steps = max(1, min(self._length, _STEP_BYTES_MAX) // _STEP_BYTES)
         # Without room the commit is slower, not wrong; and if there is no space, its own write is refused.
         with contextlib.suppress(OSError):
-            self._disk.write(self._descriptor, zeros, self._length)
-        self._length += step
+            self._disk.write(self._descriptor, [_ZEROS] * steps, self._length)
+        self._length += steps * _STEP_BYTES

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from itertools import pairwise
 from pathlib import Path
 from threading import Event
 
@@ -33,12 +34,14 @@ def test_the_log_has_room_for_many_commits_and_does_not_grow_with_each(store_pat
         length = store.directory.wal.stat().st_size
         used = store._mark.current()[1] * FRAME_BYTES
         assert length >= used + 64 * 1024
-        lengths = set()
-        for n in range(100):
+        lengths = [length]
+        for n in range(200):
             add(store, f"{n:03}")
-            lengths.add(store.directory.wal.stat().st_size)
-        assert len(lengths) <= 6
-        assert len(names(store)) == 101
+            lengths.append(store.directory.wal.stat().st_size)
+        grown = {after - before for before, after in pairwise(lengths)} - {0}
+        assert grown
+        assert all(step % (256 * 1024) == 0 for step in grown), "only by room, never by a commit"
+        assert len(names(store)) == 201
 
 
 def test_what_was_committed_is_there_when_the_process_is_gone(store_path: Path, tmp_path: Path):
