@@ -7,7 +7,6 @@ import sys
 
 import pytest
 
-from millstream.engines.local.worker_places import Place, Told
 from millstream.engines.local.worker_supervisor import (
     CHILD_REFUSED,
     EXIT_REFUSED,
@@ -76,10 +75,9 @@ def test_delays_double_up_to_the_longest() -> None:
 
 def test_an_order_is_obeyed_once_however_many_pass_it_on() -> None:
     here, said = supervisor("pass")
-    place = Place(1)
 
     def pass_on(number: int, kind: OrderKind = OrderKind.POOL_GROW, by: int = 1) -> None:
-        here._on_told(Told(place, Order(id=str(number), kind=kind, most=by)))
+        here._obey(Order(id=str(number), kind=kind, most=by))
 
     here._is_ending = True  # Only the bounds change: no process is started.
     for _ in range(3):
