@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import zlib
 from collections import Counter
 from collections.abc import Generator
@@ -62,6 +63,13 @@ def seed(request: pytest.FixtureRequest) -> int:
 def store_path(tmp_path: Path) -> Path:
     """Where a test may make its store. Nothing is there yet."""
     return tmp_path / "store.mill"
+
+
+# ---- signals are those of a terminal ------------------------------------------------------------
+
+# A shell that starts something in the background lets it ignore Ctrl-C, and all that it starts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 # ---- nothing is skipped silently ----------------------------------------------------------------

@@ -28,7 +28,8 @@ FILES = [
         "task_transactions.py",
     )
 ]
-STEPS = sorted({step for step, _ in steps_in(*FILES)} | {"task.reported"})
+ELSEWHERE = {"task.reported", "events.enabled", "worker.ordered", "worker.obeyed"}
+STEPS = sorted({step for step, _ in steps_in(*FILES)} | ELSEWHERE)
 LEASE_US = 60_000_000
 
 
@@ -54,6 +55,7 @@ def live(report: Report, path: str) -> None:
         engine.enqueue([call("too late", start_before_us=now_us), call("plain")])
         engine.enqueue([call(f"bulk{n}", queue="bulk") for n in range(CHANGED_TASKS_MAX + 1)])
         report("enqueued")
+        engine.events.enable()
         batches = {"batch": Batch(max=2, wait="1h")}
         lease = engine.join(["default"], lease_us=LEASE_US, batches=batches)
         for n in range(2):
@@ -63,6 +65,8 @@ def live(report: Report, path: str) -> None:
             )
         held = {task.id: task for task in engine.exchange(lease, (), want=20).claimed}
         engine.report(lease, held["plain"], state="PROGRESS", meta=b"\x01")
+        engine.workers.shutdown()
+        engine.obeyed(lease, engine.orders(lease))
         engine.control.revoke(["lock1"], reason="no")
         report("revoked")
         done = [

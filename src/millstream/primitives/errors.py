@@ -251,9 +251,16 @@ class MaxRetriesExceeded(TaskError):
 class Ignore(TaskError):
     """Raise it in a task that shall end without a trace: it has succeeded, and neither result nor task is kept."""
 
-    def __init__(self, reason: str = "the task ends without a result") -> None:
-        """``reason`` is for those who read the code, or call the function directly."""
-        super().__init__(reason)
+    def __init__(
+        self,
+        what: str = "the task ends without a result",
+        *,
+        where: str = "",
+        expected: str = "",
+        next_step: str = "",
+    ) -> None:
+        """``what`` is for those who read the code, or call the function directly."""
+        super().__init__(what, where=where, expected=expected, next_step=next_step)
 
 
 class Reject(TaskError):
@@ -262,9 +269,17 @@ class Reject(TaskError):
     With ``requeue`` it goes back to its queue at once instead, as one failed attempt more.
     """
 
-    def __init__(self, reason: str = "the task was rejected", *, requeue: bool = False) -> None:
-        """``reason`` is kept as the error of the attempt."""
-        super().__init__(reason)
+    def __init__(
+        self,
+        what: str = "the task was rejected",
+        *,
+        requeue: bool = False,
+        where: str = "",
+        expected: str = "",
+        next_step: str = "",
+    ) -> None:
+        """``what`` is kept as the error of the attempt."""
+        super().__init__(what, where=where, expected=expected, next_step=next_step)
         self.requeue = requeue
 
 
