@@ -168,8 +168,8 @@ class Ledger:
         """
         start = run.start
         own, above = self.strikes[start.process], self.strikes[start.parent]
-        ends = [one.at_us for one in own if one.word == KILL and one.at_us >= start.at_us]
-        # The order to end at once is written before it is given: a run may still begin until it arrives.
+        # A strike is written before it is given: a run may still begin until it arrives.
+        ends = [max(one.at_us, start.at_us) for one in own if one.word == KILL]
         ends += [max(one.at_us, start.at_us) for one in (*own, *above) if one.word == QUIT]
         # One that was stopped for a lease is killed by its supervisor: it never writes a line again.
         stops = [one.at_us for one in own if one.word == STOP]
