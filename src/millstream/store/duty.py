@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 Chore = Callable[[], bool]
 _LOOK_EVERY_S = 1.0
+_SLACK_S = 0.002
+"""A sleep ends up to a millisecond early; without this the rest of it would be spent awake."""
 
 
 class Duty:
@@ -71,7 +73,7 @@ class Duty:
             due_s = clock.monotonic_s() + _LOOK_EVERY_S
             while not self._stopping.is_set():
                 now_s = clock.monotonic_s()
-                if now_s >= due_s:
+                if now_s >= due_s - _SLACK_S:
                     while not self._stopping.is_set() and self.run_once():
                         continue
                     due_s = clock.monotonic_s() + _LOOK_EVERY_S
