@@ -411,7 +411,7 @@ def test_a_million_waiting_tasks_would_cost_a_claim_nothing(bench: Bench) -> Non
 def _plan(snapshot: object, name: str, params: object) -> str:
     from millstream.store.catalog import statement
 
-    connection = snapshot._connection  # type: ignore[attr-defined]
+    connection = snapshot._cursor.connection  # type: ignore[attr-defined]
     rows = connection.execute(f"EXPLAIN QUERY PLAN {statement(name)}", params)
     return "\n".join(row[3] for row in rows)
 

@@ -6,13 +6,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(
+    msgspec.Struct, frozen=True
+):  # an append makes one; a frozen dataclass takes ten times as long
     """Where events were stored: the offsets from ``first_offset`` up to, not including, ``next_offset``."""
 
     topic: str

@@ -65,7 +65,9 @@ class Topic:
     @property
     def info(self) -> TopicInfo:
         """The topic as it is stored. Raises TopicExists if it is stored with another definition."""
-        engine = self._engine()
+        return self._info_of(self._engine())
+
+    def _info_of(self, engine: LogEngine) -> TopicInfo:
         if self._info is None or self._owner is not engine:
             self._info = engine.create_topic(self._spec)
             self._owner = engine
@@ -78,7 +80,8 @@ class Topic:
         Raises SchemaError or EventTooLarge for data that does not fit, StoreFull when there is no space: nothing is
         stored.
         """
-        return self._engine().append(self.info, events, partition=partition)
+        engine = self._engine()
+        return engine.append(self._info_of(engine), events, partition=partition)
 
     def producer(
         self,

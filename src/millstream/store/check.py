@@ -135,7 +135,7 @@ def _check_catalog(connection: apsw.Connection, directory: Directory, report: Re
 
 
 def _check_log(connection: apsw.Connection, directory: Directory, report: Report) -> None:
-    snapshot = Snapshot(connection)
+    snapshot = Snapshot(connection.cursor())
     for what, place in snapshot.run("check/orphans"):
         report.add(what, place)
     for group, topic, number, position, end in snapshot.run("check/positions"):
@@ -192,7 +192,7 @@ def _check_missing(
         return
     connection.execute("COMMIT")
     connection.execute("BEGIN")
-    snapshot = Snapshot(connection)
+    snapshot = Snapshot(connection.cursor())
     for place in missing:
         if snapshot.run("check/frame_is_there", place):
             report.add(

@@ -49,6 +49,7 @@ HEAD_BYTES: Final = 64
 _CRC_POSITION: Final = 60
 _ALIGN: Final = 64
 _ZEROS: Final = bytes(_ALIGN)
+_COPIED_BYTES_MAX: Final = 4096
 
 Run = tuple[int, int]
 """(microseconds of the append, rows)"""
@@ -90,9 +91,9 @@ def encode_frame(
     runs: Sequence[Run],
     relative_offsets: npt.NDArray[np.int64] | None = None,
 ) -> EncodedFrame:
-    """Return the frame around a payload; the payload is not copied."""
-    head_rest = _rest_of_head(runs, relative_offsets)
-    payload_position = HEAD_BYTES + len(head_rest)
+    """Return the frame around a payload, which is copied only if it is so small that a checksum's call costs more."""
+    rest = _rest_of_head(runs, relative_offsets)
+    payload_position = HEAD_BYTES + len(rest)
     payload_bytes = len(payload)
     tail = _ZEROS[: -payload_bytes % 8]
     size = payload_position + payload_bytes + len(tail)
@@ -110,15 +111,22 @@ def encode_frame(
         partition_id,
         0,
     )
-    checksum = crc32c.crc32c(head_rest, crc32c.crc32c(head[:_CRC_POSITION]))
-    checksum = crc32c.crc32c(payload, checksum)
-    if tail:
-        checksum = crc32c.crc32c(tail, checksum)
-    start = head[:_CRC_POSITION] + _CRC.pack(checksum) + head_rest
-    buffers = (start, payload, tail) if tail else (start, payload)
+    head = head[:_CRC_POSITION]
+    checksum = crc32c.crc32c(head)
+    buffers: tuple[Buffer, ...]
+    if payload_bytes <= _COPIED_BYTES_MAX:
+        rest = b"".join((rest, payload, tail))
+        checksum = crc32c.crc32c(rest, checksum)
+        buffers = (head, _CRC.pack(checksum), rest)
+    else:
+        for part in (rest, payload, tail):
+            checksum = crc32c.crc32c(part, checksum)
+        buffers = (head + _CRC.pack(checksum) + rest, payload, tail)
+    if len(runs) == 1:
+        return EncodedFrame(buffers, size, rows, checksum, runs[0][0], runs[0][0])
     # Not the first and the last run: clocks go back, and processes commit in another order than they read theirs.
-    first_us = min(us for us, _ in runs) if len(runs) > 1 else runs[0][0]
-    last_us = max(us for us, _ in runs) if len(runs) > 1 else first_us
+    first_us = min(us for us, _ in runs)
+    last_us = max(us for us, _ in runs)
     return EncodedFrame(buffers, size, rows, checksum, first_us, last_us)
 
 

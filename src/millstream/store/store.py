@@ -79,7 +79,7 @@ class Reading:
                 self._connection.execute("BEGIN")
         except apsw.Error as failed:  # Another thread has closed the store.
             raise from_sqlite(failed, self._where) from failed
-        return Snapshot(self._connection)
+        return Snapshot(self._connection.cursor())
 
     def __exit__(
         self,
@@ -112,8 +112,8 @@ class Store:
         self.clock = clock
         self.disk = disk
         self.process = new_id(clock)
-        self._pid = os.getpid()
         self._closed = False
+        self._forked = False
         self._local = threading.local()
         self._readers: list[apsw.Connection] = []
         self._readers_lock = threading.Lock()
@@ -267,7 +267,9 @@ class Store:
         self.duty = Duty(self)
 
     def _make_room(self) -> None:
-        self._ahead.make_room(self._mark.current()[1])
+        pages = self._mark.pages
+        if pages > self._ahead.pages:
+            self._ahead.make_room(pages)
 
     def _note_commit(self) -> None:
         pages = self._mark.committed()
@@ -357,11 +359,9 @@ class Store:
         self._liveness.sweep()
 
     def _refuse_closed(self) -> None:
-        if self._closed or self._pid != os.getpid():
+        if self._closed:
             raise StoreClosed(
-                "the store was opened before a fork"
-                if self._pid != os.getpid()
-                else "the store is closed",
+                "the store was opened before a fork" if self._forked else "the store is closed",
                 where=str(self.path),
                 expected="a store that this process opened",
                 next_step="open it again in this process",
@@ -370,15 +370,14 @@ class Store:
     @property
     def closed(self) -> bool:
         """Whether it cannot be used any more."""
-        return self._closed or self._pid != os.getpid()
+        return self._closed
 
     def close(self) -> None:
         """Stop background work and give everything back. Committed work is safe with or without this."""
         if self._closed:
             return
         self.duty.stop()
-        if self._pid == os.getpid():
-            self.segments.close()
+        self.segments.close()
         self._closed = True
         self._release()
 
@@ -424,7 +423,7 @@ class Store:
 
     def _forget_after_fork(self) -> None:
         # The child's copy of the descriptor would keep the parent's sign of life after the parent's death.
-        self._closed = True
+        self._closed = self._forked = True
         self._liveness.close(forked=True)
 
     def __enter__(self) -> Store:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import Any, Generic, Self, TypeVar, cast
+from typing import Any, Final, Generic, Self, TypeVar, cast
 
 import apsw
 
@@ -28,45 +28,42 @@ from millstream.store.signals import Signals, channel_bit
 from millstream.store.sync import Sync
 
 T = TypeVar("T")
+_LOOK_EVERY_S: Final = 0.01
 
 
 class Snapshot:
     """A consistent view: statements by the names of their files."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_cursor",)
 
-    def __init__(self, connection: apsw.Connection) -> None:
-        """Wrap a connection inside a transaction."""
-        self._connection = connection
+    def __init__(self, cursor: apsw.Cursor) -> None:
+        """Wrap a cursor of a connection inside a transaction; one is used for all, a new one costs a microsecond."""
+        self._cursor = cursor
 
     def run(self, name: str, params: Parameters = ()) -> list[Row]:
         """Run ``sql/<name>.sql`` and return all its rows."""
-        return self._connection.execute(statement(name), params).fetchall()
+        return self._cursor.execute(statement(name), params).fetchall()
 
 
 class Transaction(Snapshot):
     """The transaction of the commit point. Valid only inside the function it is given to."""
 
-    __slots__ = ("_mask", "now_us")
+    __slots__ = ("now_us", "wakes")
 
-    def __init__(self, connection: apsw.Connection, now_us: int) -> None:
+    def __init__(self, cursor: apsw.Cursor, now_us: int) -> None:
         """Made by the committer."""
-        super().__init__(connection)
+        self._cursor = cursor
         self.now_us = now_us
-        self._mask = 0
+        self.wakes = 0
+        """The channels to wake after the commit, as bits."""
 
     def many(self, name: str, rows: Iterable[Parameters]) -> None:
         """Run one statement for each row of parameters."""
-        self._connection.executemany(statement(name), rows)
+        self._cursor.connection.executemany(statement(name), rows)
 
     def wake(self, channel: str) -> None:
         """After the commit, wake whoever waits for the channel, in every process."""
-        self._mask |= channel_bit(channel)
-
-    @property
-    def wakes(self) -> int:
-        """The channels to wake, as bits."""
-        return self._mask
+        self.wakes |= channel_bit(channel)
 
 
 class Joinable(ABC, Generic[T]):
@@ -91,29 +88,19 @@ class Joinable(ABC, Generic[T]):
 class _Work(Generic[T]):
     """One work on its way through a group."""
 
-    __slots__ = (
-        "abandoned",
-        "done",
-        "error",
-        "leads",
-        "result",
-        "ticket",
-        "to_disk",
-        "turn",
-        "work",
-    )
+    # What most works never change stays in the class: an append alone takes no time for it.
+    done = False
+    leads = False
+    abandoned = False
+    result: T | None = None
+    error: BaseException | None = None
+    ticket = 0
+    turn: threading.Lock | None = None
+    """Held until this work is done, or its thread shall lead; None while nobody waits for it."""
 
-    def __init__(self, work: Callable[[Transaction], T], *, to_disk: bool) -> None:
+    def __init__(self, work: Callable[[Transaction], T], to_disk: bool) -> None:
         self.work = work
         self.to_disk = to_disk
-        self.done = False
-        self.leads = False
-        self.abandoned = False
-        self.result: T | None = None
-        self.error: BaseException | None = None
-        self.ticket = 0
-        self.turn: threading.Lock | None = None
-        """Held until this work is done, or its thread shall lead; None while nobody waits for it."""
 
 
 class Committer:
@@ -136,6 +123,7 @@ class Committer:
         ``prepare`` is called in each transaction before its COMMIT, ``committed`` after it, both under the lock.
         """
         self._connection = connection
+        self._cursor = connection.cursor()
         self._lock = lock
         self._sync = sync
         self._signals = signals
@@ -145,6 +133,7 @@ class Committer:
         self._where = where
         self._connection_lock = threading.Lock()
         self._leading: int | None = None
+        self._looked_s = 0.0
         self._mutex = threading.Lock()
         self._queue: list[_Work[Any]] = []
         self._led = False
@@ -161,11 +150,11 @@ class Committer:
         """Run ``work`` in a transaction and return its result when it is as durable as asked."""
         if self._leading == threading.get_ident():
             raise RuntimeError("a transaction cannot be started inside another one")
-        entry = _Work(work, to_disk=to_disk)
+        entry = _Work(work, to_disk)
         try:
-            self._await_turn(entry)
+            alone = self._await_turn(entry)
             if entry.leads:
-                self._lead(entry)
+                self._lead(entry, [entry] if alone else [])
         except BaseException:
             self._abandon(entry)
             raise
@@ -206,19 +195,22 @@ class Committer:
         if self._stopped is not None:
             raise self._refusal()
 
-    def _await_turn(self, entry: _Work[Any]) -> None:
-        """Queue, and return when the work is done or its thread shall lead."""
+    def _await_turn(self, entry: _Work[Any]) -> bool:
+        """Queue, and return when the work is done or its thread shall lead; True if it does so alone, not queued."""
         with self._mutex:
-            self._queue.append(entry)
+            alone = not (self._queue or (entry.to_disk and self._last_group > 1))
+            if not alone or self._led:
+                self._queue.append(entry)
             entry.leads, self._led = not self._led, True
             if entry.leads:
-                return
+                return alone
             entry.turn = threading.Lock()
             entry.turn.acquire()
             if self._gathering is not None and len(self._queue) >= self._last_group:
                 self._gathering.release()
                 self._gathering = None
         entry.turn.acquire()
+        return False
 
     def _abandon(self, entry: _Work[Any]) -> None:
         """Forget a work whose thread was interrupted, and let nobody wait for that thread."""
@@ -228,16 +220,18 @@ class Committer:
                 self._queue.remove(entry)
         self._pass_on(entry)
 
-    def _lead(self, leader: _Work[Any]) -> None:
-        """Commit what waits, this thread's own first, and wake the others."""
-        works: list[_Work[Any]] = []
+    def _lead(self, leader: _Work[Any], works: list[_Work[Any]]) -> None:
+        """Commit ``works``, or what waits, this thread's own first, and wake the others."""
         try:
-            if leader.to_disk and self._last_group > 1:
-                self._gather()
-            with self._mutex:
-                works = self._queue[:GROUP_COMMIT_WORKS_MAX]
-                del self._queue[:GROUP_COMMIT_WORKS_MAX]
-                self._last_group = len(works)
+            if works:
+                self._last_group = 1
+            else:
+                if leader.to_disk and self._last_group > 1:
+                    self._gather()
+                with self._mutex:
+                    works = self._queue[:GROUP_COMMIT_WORKS_MAX]
+                    del self._queue[:GROUP_COMMIT_WORKS_MAX]
+                    self._last_group = len(works)
             self._commit_group(works)
         finally:
             if self._committed_group is works:
@@ -248,9 +242,10 @@ class Committer:
 
     def _settle(self, works: list[_Work[Any]]) -> None:
         self._committed_group = None
-        ticket = self._sync.ticket()
+        ticket = 0
         for work in works:
-            work.ticket = ticket
+            if work.to_disk:
+                ticket = work.ticket = ticket or self._sync.ticket()
             work.done = True
 
     def _gather(self) -> None:
@@ -273,7 +268,7 @@ class Committer:
             if not leader.leads:
                 return
             leader.leads = False
-            if not works and not self._queue:
+            if not self._queue and (not works or (len(works) == 1 and works[0] is leader)):
                 self._led = False
                 return
             undone = [work for work in works if not (work.done or work.abandoned or work is leader)]
@@ -292,7 +287,8 @@ class Committer:
             with self._connection_lock:
                 self._leading = threading.get_ident()
                 try:
-                    self.refuse_stopped()
+                    if self._stopped is not None:
+                        raise self._refusal()
                     with self._lock:
                         self._refuse_removed()
                         self._commit(works)
@@ -329,7 +325,12 @@ class Committer:
             entry.done = True
 
     def _refuse_removed(self) -> None:
-        # SQLite goes on writing to files without a name, and would acknowledge what nobody can ever read.
+        # SQLite goes on writing to files without a name, and would acknowledge what nobody can ever read. A look takes
+        # as long as a statement, so those who commit without a pause look a hundred times a second.
+        now_s = self._clock.monotonic_s()
+        if 0 < now_s - self._looked_s < _LOOK_EVERY_S:
+            return
+        self._looked_s = now_s
         if self._lock.was_removed:
             raise StoreStopped(
                 "the store was removed while this process had it open",
@@ -348,13 +349,13 @@ class Committer:
         )
 
     def _commit(self, works: list[_Work[Any]]) -> None:
-        connection = self._connection
-        transaction = self._transaction = Transaction(connection, self._clock.now_us())
+        connection, cursor = self._connection, self._cursor
+        transaction = self._transaction = Transaction(cursor, self._clock.now_us())
         committing = False
         if connection.in_transaction:  # a leader was interrupted in the middle of undoing its own
-            connection.execute("ROLLBACK")
+            cursor.execute("ROLLBACK")
         try:
-            connection.execute("BEGIN IMMEDIATE")
+            cursor.execute("BEGIN IMMEDIATE")
             if len(works) == 1:
                 works[0].result = works[0].work(transaction)
             else:
@@ -363,12 +364,12 @@ class Committer:
             self._prepare()
             reach("commit.before")
             committing = True
-            connection.execute("COMMIT")
+            cursor.execute("COMMIT")
             # One assignment: an interrupted leader must not leave half a group for the next to do again.
             self._committed_group = works
         except BaseException as error:
             if connection.in_transaction:
-                connection.execute("ROLLBACK")
+                cursor.execute("ROLLBACK")
             elif committing and not isinstance(error, Exception):
                 self._committed_group = works
             raise
@@ -381,17 +382,16 @@ class Committer:
         """Run works of one kind at once; if that fails, each by itself, so that the error finds its work."""
         first = entries[0].work
         if len(entries) > 1 and isinstance(first, Joinable):
-            connection = self._connection
-            connection.execute("SAVEPOINT work")
+            self._cursor.execute("SAVEPOINT work")
             try:
                 results = first.join(transaction, [cast(Joinable[Any], e.work) for e in entries])
             except (apsw.FullError, apsw.IOError, apsw.CorruptError):
                 raise  # the whole transaction is at stake
             except Exception:  # noqa: BLE001 - it comes again below
-                connection.execute("ROLLBACK TO work")
-                connection.execute("RELEASE work")
+                self._cursor.execute("ROLLBACK TO work")
+                self._cursor.execute("RELEASE work")
             else:
-                connection.execute("RELEASE work")
+                self._cursor.execute("RELEASE work")
                 for entry, result in zip(entries, results, strict=True):
                     entry.result = result
                 return
@@ -399,18 +399,17 @@ class Committer:
             self._run_in_savepoint(entry, transaction)
 
     def _run_in_savepoint(self, entry: _Work[Any], transaction: Transaction) -> None:
-        connection = self._connection
-        connection.execute("SAVEPOINT work")
+        self._cursor.execute("SAVEPOINT work")
         try:
             entry.result = entry.work(transaction)
         except (apsw.FullError, apsw.IOError, apsw.CorruptError):
             raise  # the whole transaction is at stake
         except Exception as error:  # noqa: BLE001 - it reaches the caller of this work
-            connection.execute("ROLLBACK TO work")
+            self._cursor.execute("ROLLBACK TO work")
             entry.error = (
                 from_sqlite(error, self._where) if isinstance(error, apsw.Error) else error
             )
-        connection.execute("RELEASE work")
+        self._cursor.execute("RELEASE work")
 
 
 def _by_kind(works: Sequence[_Work[Any]]) -> list[list[_Work[Any]]]:

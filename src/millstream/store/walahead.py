@@ -34,9 +34,15 @@ class WalAhead:
         self._descriptor = descriptor
         self._disk = disk
         self._length = 0
+        self.pages = -1
+        """Up to so many pages in the log there is room behind them."""
 
     def make_room(self, pages: int) -> None:
         """Make the file longer if a commit behind ``pages`` pages would reach its end."""
+        self._make_room(pages)
+        self.pages = (self._length - HEADER_BYTES - _MARGIN_BYTES) // FRAME_BYTES
+
+    def _make_room(self, pages: int) -> None:
         needed = HEADER_BYTES + pages * FRAME_BYTES + _MARGIN_BYTES
         if needed <= self._length:
             return

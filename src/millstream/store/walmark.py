@@ -33,6 +33,8 @@ _BOOT = 96
 _BOOT_BYTES = 36
 _BOOT_FILE = Path("/proc/sys/kernel/random/boot_id")
 _MARK = struct.Struct("<8sQ")
+_PAGES = struct.Struct("<Q")
+_COMMITTED_PAGES = _COMMITTED + 8
 _NOTHING = (b"\0" * 8, 0)
 HEADER_BYTES = 32
 """The head of the log."""
@@ -71,6 +73,12 @@ class WalMark:
         salts = self._disk.read(self._descriptor, 8, _SALTS.start)
         _MARK.pack_into(self._signals.shared, _COMMITTED, salts, self._pages)
         return self._pages
+
+    @property
+    def pages(self) -> int:
+        """How many pages the log has after the last commit of any process; called while the write lock is held."""
+        pages: int = _PAGES.unpack_from(self._signals.shared, _COMMITTED_PAGES)[0]
+        return pages
 
     def current(self) -> Mark:
         """Return the committed mark, to be passed to ``synced`` after the sync."""

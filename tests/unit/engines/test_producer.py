@@ -39,7 +39,7 @@ def put(log: LocalLog, info: TopicInfo, first: int, count: int, **stamp: Any) ->
 
 def producer_id(log: LocalLog, name: str = "p") -> int:
     with log.store.read() as snapshot:
-        rows = snapshot._connection.execute("SELECT id FROM producer WHERE name = ?", (name,))
+        rows = snapshot._cursor.execute("SELECT id FROM producer WHERE name = ?", (name,))
         found = rows.fetchone()
     if found is None:
         [found] = log.store.write(lambda tx: tx.run("log/producer_open", (name,)))

@@ -68,7 +68,7 @@ def test_a_statement_is_prepared_once_whatever_is_bound(store_path: Path) -> Non
         prepared_again.append(event["stmt_status"]["SQLITE_STMTSTATUS_REPREPARE"])
 
     with Store.open(store_path, durability="process") as store, store.read() as view:
-        connection: apsw.Connection = view._connection
+        connection: apsw.Connection = view._cursor.connection
         connection.trace_v2(apsw.SQLITE_TRACE_PROFILE, note)
         for limit in range(_MANY):
             view.run("tasks/heads", {"queue": "q", "tasks_max": limit})

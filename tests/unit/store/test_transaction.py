@@ -51,7 +51,7 @@ def producer(name: str, *, fails: bool = False):
 
 def names(store: Store) -> list[str]:
     with store.read() as snapshot:
-        rows = snapshot._connection.execute("SELECT name FROM producer ORDER BY name")
+        rows = snapshot._cursor.execute("SELECT name FROM producer ORDER BY name")
         return [row[0] for row in rows]
 
 

@@ -19,7 +19,7 @@ from millstream.testing.faulty import FaultyDisk
 
 def names(store: Store) -> list[str]:
     with store.read() as snapshot:
-        rows = snapshot._connection.execute("SELECT name FROM producer ORDER BY name")
+        rows = snapshot._cursor.execute("SELECT name FROM producer ORDER BY name")
         return [row[0] for row in rows]
 
 

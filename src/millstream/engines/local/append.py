@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Self
+from itertools import repeat
+from pathlib import Path
+from typing import Final, Self
 
 from millstream.engines.local.part import Part, Rows, join
 from millstream.engines.local.topics import unknown_topic
@@ -26,6 +28,9 @@ from millstream.primitives.limits import (
 from millstream.primitives.telemetry import reach
 from millstream.store import Joinable, Store, Transaction
 from millstream.store.segment import Placement
+
+_ONE_INLINE: Final = (None,)
+_NO_STAMP: Final = (None,)
 
 
 class SegmentGone(Exception):
@@ -60,7 +65,7 @@ class Staged(Joinable[list[Appended]]):
     parts: tuple[Part, ...]
     placements: tuple[Placement | None, ...]
     stamps: tuple[Stamp | None, ...]
-    where: str
+    where: Path
 
     @property
     def kind(self) -> Hashable:
@@ -93,10 +98,7 @@ class Staged(Joinable[list[Appended]]):
 
     def apply(self, tx: Transaction) -> list[Appended]:
         """Make the events visible when ``tx`` commits. Raises UnknownTopic, Fenced, OutOfOrderSequence."""
-        appended = [
-            self._apply_part(tx, part, placement, stamp)
-            for part, placement, stamp in zip(self.parts, self.placements, self.stamps, strict=True)
-        ]
+        appended = list(map(self._apply_part, repeat(tx), self.parts, self.placements, self.stamps))
         tx.wake(f"topic:{self.info.id}")
         return appended
 
@@ -112,7 +114,7 @@ class Staged(Joinable[list[Appended]]):
             raise SegmentGone
         advanced = tx.run("log/partition_advance", (frame.rows, frame.size_bytes, partition_id))
         if not advanced:
-            raise unknown_topic(self.info.name, self.where, [])
+            raise unknown_topic(self.info.name, str(self.where), [])
         next_offset: int = advanced[0][0]
         first_offset = next_offset - frame.rows
         place = (
@@ -225,6 +227,9 @@ def stage(
     """Write the large frames of ``parts`` to segments; small ones travel in the transaction itself."""
     to_disk = (durability or store.durability) is Durability.DISK
     inline_max = INLINE_BYTES_MAX_DISK if to_disk else INLINE_BYTES_MAX_PROCESS
+    if stamps is None and len(parts) == 1 and parts[0].size_bytes <= inline_max:
+        reach("append.staged")
+        return Staged(info, tuple(parts), _ONE_INLINE, _NO_STAMP, store.path)
     placements: list[Placement | None] = [None] * len(parts)
     large: dict[int, list[int]] = {}
     for index, part in enumerate(parts):
@@ -241,5 +246,5 @@ def stage(
         tuple(parts),
         tuple(placements),
         tuple(stamps) if stamps is not None else (None,) * len(parts),
-        str(store.path),
+        store.path,
     )

@@ -57,8 +57,8 @@ class TopicEncoder:
 
     def encode(self, data: object, now_us: int, *, partition: int | None = None) -> list[Part]:
         """Return the frames of ``data``; ``partition`` overrides the key. Raises SchemaError or EventTooLarge."""
-        if isinstance(data, Mapping):
-            return self._encode_rows([data], now_us, partition)
+        if type(data) is dict or isinstance(data, Mapping):
+            return self._encode_rows((data,), now_us, partition)
         if isinstance(data, (pa.RecordBatch, pa.Table)):
             return self._encode_arrow(data, now_us, partition)
         if hasattr(data, "to_arrow"):  # a Polars frame, without importing Polars for it

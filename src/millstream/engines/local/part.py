@@ -27,14 +27,15 @@ class Rows(NamedTuple):
 
     def frame(self) -> EncodedFrame:
         """Return the frame that holds these rows."""
-        count = sum(rows for _, rows in self.runs)
+        runs = self.runs
+        count = runs[0][1] if len(runs) == 1 else sum([rows for _, rows in runs])
         return encode_frame(
             array_head(count) + self.data,
             encoding=ROWS,
             schema_id=self.schema_id,
             partition_id=self.partition_id,
             rows=count,
-            runs=self.runs,
+            runs=runs,
         )
 
 
@@ -63,8 +64,7 @@ class Part:
     def size_bytes(self) -> int:
         """The bytes of the frame; of rows, those that it has if it is made of them alone."""
         if self._frame is None and self.rows is not None:
-            [(_, count)] = self.rows.runs
-            payload_bytes = len(array_head(count)) + len(self.rows.data)
+            payload_bytes = len(array_head(self.rows.runs[0][1])) + len(self.rows.data)
             return _BEFORE_PAYLOAD_BYTES + payload_bytes + -payload_bytes % 8
         return self.frame.size_bytes
 
