@@ -25,7 +25,7 @@ from millstream.flows.aggregate import (
 from millstream.flows.expression import Expression, col, lit, when
 from millstream.flows.flow import Flow
 from millstream.flows.report import Progress, RunReport
-from millstream.flows.windows import tumbling
+from millstream.flows.windows import calendar, hopping, session, sliding, tumbling
 from millstream.log.contract import PartitionLag
 from millstream.log.events import Appended, EventBatch
 from millstream.log.topic import Topic
@@ -75,6 +75,7 @@ __all__ = [
     "Timestamp",
     "Topic",
     "Unique",
+    "calendar",
     "chain",
     "chord",
     "chunks",
@@ -85,6 +86,7 @@ __all__ = [
     "every",
     "first",
     "group",
+    "hopping",
     "last",
     "lit",
     "max",
@@ -93,7 +95,9 @@ __all__ = [
     "min",
     "n_unique",
     "quantile",
+    "session",
     "signals",
+    "sliding",
     "starmap",
     "std",
     "sum",

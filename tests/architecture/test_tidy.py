@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from millstream.store.catalog import format_version
 from tests.architecture.tree import ROOT, SOURCE, files, name, report
 
 FILE_LINES_MAX = 500
@@ -249,3 +250,8 @@ def test_migrations_are_numbered_without_a_gap():
         int(path.name.partition("_")[0]) for path in files("src/millstream/store/migrations/*.sql")
     ]
     assert numbers == list(range(1, len(numbers) + 1)), f"migrations are numbered {numbers}"
+
+
+def test_the_specification_is_of_the_format_that_is_written():
+    heading = (SOURCE / "store" / "FORMAT.md").read_text("utf-8").splitlines()[0]
+    assert heading == f"# The format of a store, version {format_version()}"

@@ -19,6 +19,7 @@ from millstream.primitives.errors import Fenced, PlanError, StepError, StoreCorr
 from millstream.primitives.schema import Timestamp
 from millstream.store import Transaction
 from millstream.testing.flows_suite import LocalWorld, at, in_order
+from millstream.testing.log_suite import options
 
 SCHEMA = {"n": int, "at": Timestamp}
 
@@ -119,6 +120,42 @@ def test_a_quiet_partition_holds_the_watermark_and_an_empty_one_does_not(
         assert report.watermark_us == int(at(100).timestamp() * 1e6)
 
 
+def first_output(world: LocalWorld, flow: Flow, **how: object) -> list[int]:
+    """Stream until there is output, and return it: nothing but the quiet can have closed those windows."""
+    stop = threading.Event()
+    world.topic("out", {"window_start": Timestamp, "window_end": Timestamp, "n": int})
+    with world.log.consumer(world.log.topic("out"), "test", options(follow=True)) as consumer:
+        thread = threading.Thread(target=flow.stream, kwargs={"stop": stop, **how})
+        thread.start()
+        batch = next(iter(consumer))
+        stop.set()
+        thread.join(30)
+    assert not thread.is_alive()
+    return [row["n"] for row in batch.to_pylist()]
+
+
+def test_an_idle_partition_does_not_hold_windows_open(store_path: Path) -> None:
+    #   partition 0    10 ........ 200      closes [0,60) once partition 1 is idle
+    #   partition 1    30                   has shown 30 only
+    with LocalWorld(store_path) as world:
+        world.topic("events", SCHEMA, partitions=2)
+        for partition, minute in ((0, 10), (1, 30), (0, 200)):
+            world.append("events", [{"n": minute, "at": at(minute)}], partition=partition)
+        assert first_output(world, hourly(world), idle="50ms") == [40]
+
+
+def test_an_idle_stream_goes_on_with_the_clock(world: LocalWorld) -> None:
+    # Windows of 200 ms: the last one can only be closed by 200 ms of quiet.
+    append(world, 10)
+    assert first_output(world, hourly(world, size="200ms"), idle="20ms") == [10]
+
+
+@pytest.mark.parametrize("how", [{"until": "end", "idle": "1s"}, {"idle": "0s"}])
+def test_an_idle_rule_that_means_nothing_is_refused(world: LocalWorld, how: dict) -> None:
+    with pytest.raises(PlanError, match="idle="):
+        hourly(world).stream(**how)
+
+
 def test_a_second_stream_of_a_name_is_refused_while_the_first_lives(world: LocalWorld) -> None:
     append(world, 10)
     refusals: list[Fenced] = []
@@ -191,12 +228,12 @@ def test_damaged_state_is_refused(world: LocalWorld) -> None:
     hourly(world).stream(stop=stop, progress=stop.progress)
     with world.store.read() as snapshot:
         [[flow_id, *_]] = snapshot.run("flows/get", ("out",))
-        [[groups, checksum, data]] = snapshot.run("flows/state", (flow_id,))
+        [[stage, groups, checksum, data]] = snapshot.run("flows/state", (flow_id,))
     damaged = bytes([data[0] ^ 1]) + data[1:]
 
     def damage(tx: Transaction) -> None:
-        tx.run("flows/state_clear", (flow_id,))
-        tx.many("flows/state_append", [(flow_id, groups, checksum, damaged)])
+        tx.run("flows/state_clear", (flow_id, stage))
+        tx.many("flows/state_append", [(flow_id, stage, groups, checksum, damaged)])
 
     world.store.write(damage)
     with pytest.raises(StoreCorrupt, match="state of a flow is damaged"):
@@ -226,7 +263,7 @@ def test_large_state_is_stored_in_pieces(
     flow.stream(stop=stop, progress=stop.progress)
     with world.store.read() as snapshot:
         [[flow_id, *_]] = snapshot.run("flows/get", ("out",))
-        assert [row[0] for row in snapshot.run("flows/state", (flow_id,))] == [3, 3, 3, 1]
+        assert [row[1] for row in snapshot.run("flows/state", (flow_id,))] == [3, 3, 3, 1]
     flow.stream(until="end")
     assert sorted(sums(world)) == list(range(10))
 

@@ -16,6 +16,7 @@ from millstream.flows.windows import tumbling
 from millstream.primitives.schema import Timestamp
 from millstream.primitives.telemetry import set_listener
 from millstream.testing.flows_suite import EPOCH, LocalWorld, in_order
+from tests.flows_kit import CRASHES, Crash, crash_at
 
 SCHEMA = {"k": str | None, "n": int | None, "f": float | None, "at": Timestamp}
 LATE_S = 600
@@ -31,13 +32,6 @@ EVENTS = st.lists(
     ),
     max_size=60,
 )
-STEPS = ("flow.claimed", "flow.read", "flow.computed", "flow.staged", "flow.applied",
-         "flow.committed", "flow.closing")  # fmt: skip
-CRASHES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(1, 4)), max_size=4)
-
-
-class Crash(BaseException):
-    """The process is gone: nothing catches it, and nothing works after it."""
 
 
 def rows_of(events: list[tuple[str | None, int | None, float | None, int, int]]) -> list[dict]:
@@ -62,18 +56,6 @@ def flow_of(world: LocalWorld) -> Flow:
         last=agg.last("n", by="at"),
         first=agg.first("f", by="at"),
     )
-
-
-def crash_at(step: str, nth: int) -> None:
-    seen = [0, 0]
-
-    def listen(reached: str) -> None:
-        seen[0] += reached == step
-        if seen[1] or seen[0] == nth:
-            seen[1] = 1
-            raise Crash
-
-    set_listener(listen)
 
 
 @settings(max_examples=40)

@@ -46,12 +46,14 @@ class StreamEngine(Protocol):
         name: str,
         until: str | None,
         batch_events: int,
+        idle_us: int | None,
         stop: Stop | None,
         progress: ProgressListener | None,
     ) -> RunReport:
         """Run from where the flow of that name has come to.
 
-        Whatever happens to the process, the next call continues as if nothing had happened. Raises
+        A partition without an event for ``idle_us`` holds no window open; when all are quiet, event time goes on with
+        the clock. Whatever happens to the process, the next call continues as if nothing had happened. Raises
         PlanError for a plan that cannot continue from the state there is, Fenced when another
         process streams the same flow, and StepError.
         """

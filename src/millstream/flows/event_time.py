@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from millstream.flows.expression import Column, Expression, columns_of, substituted
 from millstream.flows.plan import Aggregation, Filter, Join, Plan, Select, WithColumns
+from millstream.flows.windows import WINDOW_END, WINDOW_START
 
 
 @dataclass(frozen=True)
@@ -33,8 +34,26 @@ def event_time_anchor(plan: Plan) -> Anchor | None:
     aggregation = plan.steps[at]
     if not isinstance(aggregation, Aggregation) or aggregation.window is None:
         return None
-    time: Expression = Column(aggregation.window.on)
-    for index in range(at - 1, -1, -1):
+    return _traced(plan, Column(aggregation.window.on), first=0, last=at)
+
+
+def inherited_time(plan: Plan, before: int, at: int) -> str | None:
+    """Return which column of the aggregation ``before`` is the event time of the one ``at``; None if none is.
+
+    Only the start and the end of its windows will do: of them it is known what can still come.
+    """
+    aggregation = plan.steps[at]
+    assert isinstance(aggregation, Aggregation)
+    assert aggregation.window is not None
+    anchor = _traced(plan, Column(aggregation.window.on), first=before + 1, last=at)
+    time = anchor.time
+    if not isinstance(time, Column) or time.name not in (WINDOW_START, WINDOW_END):
+        return None
+    return time.name if anchor.steps == before + 1 else None
+
+
+def _traced(plan: Plan, time: Expression, *, first: int, last: int) -> Anchor:
+    for index in range(last - 1, first - 1, -1):
         step = plan.steps[index]
         match step:
             case Filter():
@@ -47,7 +66,7 @@ def event_time_anchor(plan: Plan) -> Anchor | None:
                 continue
             case _:
                 return Anchor(index + 1, time)
-    return Anchor(0, time)
+    return Anchor(first, time)
 
 
 def _added_by(join: Join) -> set[str]:

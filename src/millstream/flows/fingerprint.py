@@ -1,6 +1,6 @@
 """Whether a stream may go on from the state that another plan of its name has left.
 
-The state of a stream is what the aggregation has gathered, so everything before and in the
+The state of a stream is what the aggregations have gathered, so everything before and in the last
 aggregation must be the same: the source, each step's text, the window, the keys and the
 aggregates. What comes after it may change, and so may the rows of a joined table and the code of a
 ``map_batches`` function. A stream without an aggregation keeps nothing but its place in the
@@ -16,8 +16,8 @@ from millstream.flows.plan import Plan
 
 def fingerprint(plan: Plan) -> tuple[str, ...]:
     """Return the texts that must not change while there is state."""
-    at = plan.aggregation_at()
-    steps = () if at is None else plan.steps[: at + 1]
+    last = max(plan.aggregations_at(), default=-1)
+    steps = plan.steps[: last + 1]
     return (plan.source.text(), *(step.text() for step in steps))
 
 

@@ -35,7 +35,7 @@ from millstream.flows.plan import (
 )
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, RowCalls, TopicSink
-from millstream.flows.windows import Tumbling
+from millstream.flows.windows import Windows
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike, to_arrow_schema
@@ -142,7 +142,7 @@ class Flow:
         return self._then(MapBatches(function, declared))
 
     def window(
-        self, windows: Tumbling, *, on: str, late: Duration = "0s", keep_late: bool = False
+        self, windows: Windows, *, on: str, late: Duration = "0s", keep_late: bool = False
     ) -> WindowedFlow:
         """Put each event in a window by its event time, the column ``on``.
 
@@ -256,6 +256,7 @@ class Flow:
         *,
         until: str | None = None,
         batch_events: int = BATCH_EVENTS,
+        idle: Duration | None = None,
         stop: Stop | None = None,
         progress: ProgressListener | None = None,
     ) -> RunReport:
@@ -265,18 +266,30 @@ class Flow:
         call continues. ``until="end"`` reads what is there at the start and then closes every
         window, because nothing more can come; events for a closed window are late from then on.
 
+        ``idle`` lets a stream without an end close windows while nothing comes: a partition that shows no event for so
+        long does not hold them open, and when all are quiet, event time goes on with the clock from the last event. A
+        replay of the same events may close windows elsewhere then; without it the clock has no say.
+
         Raises PlanError, StepError, and Fenced when another process streams the flow.
         """
         if until not in (None, "end"):
             raise PlanError(f"stream(until={until!r}) says nothing", expected="None or 'end'")
         if batch_events < 1:
             raise PlanError(f"a batch of {batch_events} events", expected="at least one")
+        idle_us = None if idle is None else duration_us(idle)
+        if idle_us is not None and (until == "end" or idle_us <= 0):
+            raise PlanError(
+                f"stream(until={until!r}, idle={idle!r})",
+                expected="a positive duration, for a stream without an end",
+                next_step='leave out until="end", which closes all windows at its end anyway',
+            )
         self.engines.stream.check_stream(self.plan)
         return self.engines.stream.stream(
             self.plan,
             name=self.name,
             until=until,
             batch_events=batch_events,
+            idle_us=idle_us,
             stop=stop,
             progress=progress,
         )
@@ -348,7 +361,7 @@ class GroupedFlow:
 
 
 def _is_windows(windows: object) -> bool:
-    return isinstance(windows, Tumbling)
+    return isinstance(windows, Windows)
 
 
 def _names(names: str | Sequence[str]) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_condition, column_kind, infer
 from millstream.flows.kinds import INTEGER, NULL, TEXT, is_ordered, python_type
 from millstream.flows.source import CallSink, RowCalls, Sink, Source
-from millstream.flows.windows import WINDOW_END, WINDOW_START, Tumbling, exact_duration
+from millstream.flows.windows import WINDOW_END, WINDOW_START, Windows, exact_duration
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
 
@@ -185,7 +185,7 @@ class MapBatches:
 class Window:
     """Which window an event belongs to, and how long a stream waits for late ones."""
 
-    windows: Tumbling
+    windows: Windows
     on: str
     late_us: int
     keep_late: bool
@@ -295,12 +295,13 @@ class Plan:
         step.output(self.schema, where=where)
         return replace(self, steps=(*self.steps, step))
 
+    def aggregations_at(self) -> list[int]:
+        """Return the indices of the aggregations."""
+        return [n for n, step in enumerate(self.steps) if isinstance(step, Aggregation)]
+
     def aggregation_at(self) -> int | None:
         """Return the index of the first aggregation, or None."""
-        for index, step in enumerate(self.steps):
-            if isinstance(step, Aggregation):
-                return index
-        return None
+        return next(iter(self.aggregations_at()), None)
 
 
 def calls_of_rows(

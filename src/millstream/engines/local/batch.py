@@ -25,7 +25,6 @@ from millstream.flows.event_time import event_time_anchor
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
-from millstream.flows.windows import WINDOW_START
 from millstream.log.definition import TopicInfo
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.identity import new_id
@@ -166,10 +165,10 @@ class _BatchRun:
     ) -> pl.LazyFrame:
         kernel = GroupKernel(step, schema, where=f"step {index + 1}, {step.name}")
         states = kernel.partial(frame).collect(engine="streaming")
-        if step.window is not None:
-            without_time = states.filter(pl.col(WINDOW_START).is_null())
-            self._untimed += int(without_time[ROWS].sum())
-            states = states.filter(pl.col(WINDOW_START).is_not_null())
+        if kernel.kind is not None:
+            is_timed = pl.col(kernel.kind.time).is_not_null()
+            self._untimed += int(states.filter(~is_timed)[ROWS].sum())
+            states = kernel.kind.complete(states.filter(is_timed))
         return kernel.final(states).lazy()
 
 

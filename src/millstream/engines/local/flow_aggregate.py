@@ -3,7 +3,7 @@
 A batch computes partial and final; a stream merges partials in between. Both use the same expressions, so they give
 the same numbers (floating-point sums and variances: up to the order of addition, see docs/decisions/0032).
 
-State is a frame: the window's start and the keys, how many rows went into the group, and columns
+State is a frame: the window (see ``flow_windows``) and the keys, how many rows went into the group, and columns
 ``__ms_s<i>_<part>`` for each aggregate. Sums of integers are kept exactly as two halves, ``high * 2^32 + low``.
 """
 
@@ -15,11 +15,13 @@ import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_expression import computed, dtype
+from millstream.engines.local.flow_windows import FLOOR, TIME, Parts, WindowKind, window_kind
 from millstream.flows.aggregate import Aggregate
-from millstream.flows.expression import Call, Column, Expression, Literal
+from millstream.flows.expression import Column, Expression, Literal
 from millstream.flows.inference import infer
 from millstream.flows.kinds import DURATION, FLOAT, INTEGER
 from millstream.flows.plan import Aggregation
+from millstream.flows.watermark import TIME_MIN
 from millstream.flows.windows import WINDOW_END, WINDOW_START
 from millstream.primitives.errors import StepError
 
@@ -45,7 +47,6 @@ class GroupKernel:
         self.output = aggregation.output(schema, where=where)
         self.where = where
         self.keys = [name for name, _ in aggregation.keys]
-        self.groups = [WINDOW_START, *self.keys] if self.window else self.keys
         self._inputs = _inputs(aggregation)
         self._schema = schema
         self._names = [name for name, _ in aggregation.aggregates]
@@ -53,27 +54,43 @@ class GroupKernel:
             _kernel(aggregate, index, schema)
             for index, (_, aggregate) in enumerate(aggregation.aggregates)
         ]
-
-    def partial(self, rows: pl.LazyFrame) -> pl.LazyFrame:
-        """Return the state of rows: one row a group. Rows without a time have a null window."""
-        parts = {ROWS: pl.len().cast(pl.Int64)}
+        self._partial_parts: Parts = {ROWS: pl.len().cast(pl.Int64)}
+        self._merge_parts: Parts = {ROWS: pl.col(ROWS).sum()}
         for kernel in self._kernels:
-            parts |= kernel.partial
-        return _grouped(computed(rows, self._inputs, self._schema), self.groups, parts)
+            self._partial_parts |= kernel.partial
+            self._merge_parts |= kernel.merge
+        self.kind: WindowKind | None = None
+        if aggregation.window is not None:
+            self.kind = window_kind(aggregation.window.windows, self.keys, self._merge_parts)
+
+    def partial(self, rows: pl.LazyFrame, *, has_floor: bool = False) -> pl.LazyFrame:
+        """Return the state of rows: one row a group. Rows without a time have a null window.
+
+        With ``has_floor`` the column ``FLOOR`` says up to where windows are closed for each row.
+        """
+        if self.kind is None:
+            return _grouped(
+                computed(rows, self._inputs, self._schema), self.keys, self._partial_parts
+            )
+        carried: tuple[str, ...] = ()
+        if self.kind.asks_floor:
+            rows = rows if has_floor else rows.with_columns(pl.lit(TIME_MIN).alias(FLOOR))
+            carried = (FLOOR,)
+        inputs = computed(rows, self._inputs, self._schema, carried=carried)
+        return self.kind.grouped(inputs, self.keys, self._partial_parts, self.merge)
 
     def merge(self, states: pl.LazyFrame) -> pl.LazyFrame:
         """Return the state of all rows that went into ``states``."""
-        parts = {ROWS: pl.col(ROWS).sum()}
-        for kernel in self._kernels:
-            parts |= kernel.merge
-        return _grouped(states, self.groups, parts)
+        if self.kind is None:
+            return _grouped(states, self.keys, self._merge_parts)
+        return self.kind.merged(states, self.keys, self._merge_parts)
 
     def final(self, states: pl.DataFrame) -> pl.DataFrame:
-        """Return the output rows of merged states, sorted by window and keys, nulls first."""
+        """Return the output rows of complete groups, sorted by window and keys, nulls first."""
         columns: list[pl.Expr] = []
-        if self.window is not None:
-            size = pl.duration(microseconds=self.window.windows.size_us)
-            columns += [pl.col(WINDOW_START), (pl.col(WINDOW_START) + size).alias(WINDOW_END)]
+        if self.kind is not None:
+            start, end = self.kind.bounds()
+            columns += [start.alias(WINDOW_START), end.alias(WINDOW_END)]
         columns += [pl.col(key) for key in self.keys]
         for name, kernel in zip(self._names, self._kernels, strict=True):
             columns.append(kernel.final.cast(dtype(self.output.field(name).type)).alias(name))
@@ -86,15 +103,14 @@ class GroupKernel:
                 expected="a sum between -2^63 and 2^63 - 1",
                 next_step="sum the column as float: ms.sum(ms.col(…).cast(float))",
             ) from error
-        order = [WINDOW_START, *self.keys] if self.window else self.keys
+        order = [WINDOW_START, WINDOW_END, *self.keys] if self.kind else self.keys
         return frame.sort(order, nulls_last=False) if order else frame
 
 
 def _inputs(aggregation: Aggregation) -> list[tuple[str, Expression]]:
     columns: list[tuple[str, Expression]] = []
     if aggregation.window is not None:
-        on = Column(aggregation.window.on)
-        columns.append((WINDOW_START, Call("truncate", on, (aggregation.window.windows.size_us,))))
+        columns.append((TIME, Column(aggregation.window.on)))
     columns += aggregation.keys
     for index, (_, aggregate) in enumerate(aggregation.aggregates):
         if aggregate.of is not None:

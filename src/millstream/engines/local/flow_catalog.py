@@ -7,9 +7,9 @@ process that was thought dead cannot write any more.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from millstream.engines.local.flow_state import StateChange
+from millstream.engines.local.flow_state import Blob, StateChange
 from millstream.flows.fingerprint import difference
 from millstream.flows.watermark import TIME_MIN
 from millstream.primitives.codec import decode, encode
@@ -33,8 +33,10 @@ class Claim:
     name: str
     epoch: int
     positions: Mapping[int, Position]
-    closed_until_us: int
-    state: tuple[tuple[int, int, bytes], ...]
+    closed_until_us: Mapping[int, int] = field(default_factory=dict)
+    """Up to where the windows of each aggregation are closed, by its number; without an entry none was closed."""
+    state: Mapping[int, tuple[Blob, ...]] = field(default_factory=dict)
+    """The state of each aggregation, by its number."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +44,8 @@ class Step:
     """What one micro-batch changes, apart from its output."""
 
     positions: Mapping[int, Position]
-    closed_until_us: int
-    state: StateChange
+    closed_until_us: Mapping[int, int]
+    states: tuple[StateChange, ...]
     rows_in: int
     rows_out: int
     late: int
@@ -92,14 +94,18 @@ def _claiming(
                 "now_us": tx.now_us,
             }
             [[flow_id]] = tx.run("flows/insert", values)
-            return Claim(flow_id, name, 1, {}, TIME_MIN, ())
+            return Claim(flow_id, name, 1, {})
         [(flow_id, _, _, stored, closed_until_us, *_)] = now
         _refuse_difference(name, tuple(decode(stored)), plan)
         positions = _positions(tx, flow_id, name, topic_id)
         taking = {"owner": process, "fingerprint": encode(plan), "flow_id": flow_id}
         [[epoch]] = tx.run("flows/take", taking)
-        state = tuple(tx.run("flows/state", (flow_id,)))
-        closed = TIME_MIN if closed_until_us is None else closed_until_us
+        state: dict[int, tuple[Blob, ...]] = {}
+        for stage, *blob in tx.run("flows/state", (flow_id,)):
+            state[stage] = (*state.get(stage, ()), tuple(blob))
+        closed = dict(tx.run("flows/stages", (flow_id,)))
+        if closed_until_us is not None:
+            closed[0] = closed_until_us
         return Claim(flow_id, name, epoch, positions, closed, state)
 
     return work
@@ -136,7 +142,7 @@ def advance(tx: Transaction, owner: Claim, topic_id: int, step: Step) -> None:
     values = {
         "flow_id": owner.flow_id,
         "epoch": owner.epoch,
-        "closed_until_us": _or_null(step.closed_until_us),
+        "closed_until_us": _or_null(step.closed_until_us.get(0, TIME_MIN)),
         "rows_in": step.rows_in,
         "rows_out": step.rows_out,
         "late": step.late,
@@ -158,10 +164,14 @@ def advance(tx: Transaction, owner: Claim, topic_id: int, step: Step) -> None:
             for number, at in step.positions.items()
         ],
     )
-    if step.state.replaces:
-        tx.run("flows/state_clear", (owner.flow_id,))
-    if step.state.blobs:
-        tx.many("flows/state_append", [(owner.flow_id, *blob) for blob in step.state.blobs])
+    behind = [(owner.flow_id, *stage) for stage in step.closed_until_us.items() if stage[0]]
+    if behind:
+        tx.many("flows/stage_set", behind)
+    for stage, state in enumerate(step.states):
+        if state.replaces:
+            tx.run("flows/state_clear", (owner.flow_id, stage))
+        if state.blobs:
+            tx.many("flows/state_append", [(owner.flow_id, stage, *blob) for blob in state.blobs])
 
 
 def release(tx: Transaction, owner: Claim) -> None:
@@ -184,7 +194,8 @@ def forget(store: Store, name: str) -> None:
     def work(tx: Transaction) -> None:
         if tx.run("flows/delete", {"flow_id": flow_id, "epoch": epoch}):
             tx.run("flows/positions_delete", (flow_id,))
-            tx.run("flows/state_clear", (flow_id,))
+            tx.run("flows/state_delete", (flow_id,))
+            tx.run("flows/stages_delete", (flow_id,))
 
     store.write(work)
 

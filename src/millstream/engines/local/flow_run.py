@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from millstream.engines.local import flow_catalog
@@ -19,14 +20,52 @@ from millstream.flows.contract import Stop
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import Progress, ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
-from millstream.flows.watermark import TIME_MIN
+from millstream.flows.watermark import TIME_MIN, counting_partitions
 from millstream.log.definition import TopicInfo
+from millstream.primitives.clock import Clock
 from millstream.primitives.histogram import PHASES, Histogram
 from millstream.primitives.telemetry import reach
 from millstream.store import Transaction
 
 STOP_CHECK_S = 0.1
 """How often a waiting stream looks whether it should stop."""
+
+IDLE_CHECK_S = 0.01
+"""How often, at most, an idle stream looks whether a window is due."""
+
+
+class Quiet:
+    """How long each partition has shown nothing, by the clock on the wall. Only for a stream that was told to ask."""
+
+    def __init__(self, idle_us: int, clock: Clock) -> None:
+        """Take every partition for awake now."""
+        self._idle_s = idle_us / 1e6
+        self._clock = clock
+        self._begun_s = clock.monotonic_s()
+        self._seen_s: dict[int, float] = {}
+
+    def idle(self, taken: list[Taken], ends: Mapping[int, int]) -> frozenset[int]:
+        """Note the partitions that have events, and return those that have had none for so long that they are idle."""
+        now_s = self._clock.monotonic_s()
+        self._seen_s.update((batch.partition, now_s) for batch in taken)
+        return frozenset(n for n in ends if now_s - self._last_s(n) >= self._idle_s)
+
+    def quiet_us(self, ends: Mapping[int, int]) -> int:
+        """Return how long no partition has shown an event, in microseconds."""
+        last_s = max(map(self._last_s, ends), default=self._begun_s)
+        return round((self._clock.monotonic_s() - last_s) * 1e6)
+
+    def wait_s(self, ends: Mapping[int, int], wait_us: int | None) -> float | None:
+        """Return after how many seconds the next partition is idle or, when all are, the next window is due."""
+        now_s = self._clock.monotonic_s()
+        left = [self._last_s(n) + self._idle_s - now_s for n in ends]
+        left = [seconds for seconds in left if seconds > 0]
+        if left:
+            return max(min(left), IDLE_CHECK_S)
+        return None if wait_us is None else max(wait_us / 1e6, IDLE_CHECK_S)
+
+    def _last_s(self, partition: int) -> float:
+        return self._seen_s.get(partition, self._begun_s)
 
 
 @dataclass
@@ -50,6 +89,7 @@ class StreamRun:
         *,
         bounded: bool,
         batch_events: int,
+        idle_us: int | None,
     ) -> None:
         """Make missing output topics and load the state."""
         self._log = log
@@ -69,6 +109,7 @@ class StreamRun:
         self._positions = dict(claim.positions)
         offsets = {number: at.next_offset for number, at in claim.positions.items()}
         self._intake = Intake(log, info, offsets=offsets, bounded=bounded)
+        self._quiet = None if idle_us is None or bounded else Quiet(idle_us, self._clock)
         self._totals = _Totals()
         self._delays = {phase: Histogram() for phase in PHASES}
         self._published = Histogram()
@@ -100,7 +141,8 @@ class StreamRun:
                     self._close_all()
                     break
                 else:
-                    waiter.wait(None if stop is None else STOP_CHECK_S)
+                    waits = [self._pass_idle(ends), None if stop is None else STOP_CHECK_S]
+                    waiter.wait(min((wait for wait in waits if wait is not None), default=None))
         self._record_published()
 
     def _process(self, taken: list[Taken], ends: dict[int, int]) -> None:
@@ -112,6 +154,7 @@ class StreamRun:
                 next_offsets=self._intake.next_offsets,
                 ends=ends,
                 bounded=self._intake.bounded,
+                idle=frozenset() if self._quiet is None else self._quiet.idle(taken, ends),
             )
         for batch in taken:
             seen_us = computed.seen_us.get(batch.partition, TIME_MIN)
@@ -131,6 +174,23 @@ class StreamRun:
             waited_us = round((self._clock.monotonic_s() - ended_s) * 1e6)
             self._published.record(waited_us, rows)
             self._delays["publish"].record(waited_us, rows)
+
+    def _pass_idle(self, ends: dict[int, int]) -> float | None:
+        """Close what only quiet partitions hold open; return after how many seconds there may be more, if ever."""
+        if self._quiet is None:
+            return None
+        counting = counting_partitions(
+            next_offsets=self._intake.next_offsets, ends=ends, bounded=False
+        )
+        with step_errors(f"flow {self._claim.name!r}"):
+            idle = self._compute.close_idle(
+                idle=self._quiet.idle([], ends) & counting,
+                counting=counting,
+                quiet_us=self._quiet.quiet_us(ends),
+            )
+        if idle.computed is not None:
+            self._commit(idle.computed, {}, 0, {})
+        return self._quiet.wait_s(ends, idle.wait_us)
 
     def _close_all(self) -> None:
         """Nothing more can come: close every window."""
@@ -157,7 +217,7 @@ class StreamRun:
         step = Step(
             positions=positions,
             closed_until_us=computed.closed_until_us,
-            state=computed.state,
+            states=computed.states,
             rows_in=rows_in,
             rows_out=computed.output.height,
             late=computed.late,

@@ -9,15 +9,18 @@ merges whatever is there. Each stored frame carries its CRC32C.
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import crc32c
 import polars as pl
 
 from millstream.engines.local.flow_aggregate import GroupKernel
-from millstream.flows.windows import WINDOW_START
+from millstream.flows.watermark import TIME_MIN
 from millstream.primitives.errors import StoreCorrupt
+
+Blob = tuple[int, int, bytes]
+"""Stored state: (groups, checksum, data)."""
 
 PARTIALS_MAX = 256
 """After so many micro-batches the state is merged and a snapshot is taken, whatever their size."""
@@ -33,33 +36,38 @@ BLOB_GROUPS_MAX = 250_000
 class StateChange:
     """What a commit does to the changelog: append the blobs, and first drop what was there."""
 
-    replaces: bool
-    blobs: tuple[tuple[int, int, bytes], ...]
-    """(groups, checksum, data)"""
+    replaces: bool = False
+    blobs: tuple[Blob, ...] = ()
+
+    def then(self, change: StateChange) -> StateChange:
+        """Return the change that does this one, then the other."""
+        if change.replaces:
+            return change
+        return StateChange(self.replaces, self.blobs + change.blobs)
 
 
 class WindowState:
     """The windows that are open. Belongs to one stream in one thread."""
 
-    def __init__(self, kernel: GroupKernel) -> None:
-        """Start with no window open."""
-        assert kernel.window is not None
+    def __init__(self, kernel: GroupKernel, *, closed_until_us: int = TIME_MIN) -> None:
+        """Start with no window open, all of them closed up to that watermark."""
+        assert kernel.kind is not None, "a stream aggregates windows"
         self._kernel = kernel
-        self._size_us = kernel.window.windows.size_us
+        self._kind = kernel.kind
+        self._closed_until_us = closed_until_us
         self._frames: list[pl.DataFrame] = []
         self._merged_groups = 0
         self._stored = 0
-        self._first_end_us: int | None = None
+        self._first_due_us: int | None = None
 
-    def load(self, blobs: Iterable[tuple[int, int, bytes]], *, after_us: int, where: str) -> None:
-        """Take over what earlier commits stored, without windows that end at or before ``after_us``."""
+    def load(self, blobs: Iterable[Blob], *, where: str) -> None:
+        """Take over what earlier commits stored, without what was closed already."""
         frames = [_decoded(data, checksum, where) for _, checksum, data in blobs]
         self._stored = len(frames)
         if frames:
-            everything = pl.concat(frames)
-            self._frames = [everything.filter(self._ends() > after_us)]
+            self._frames = [self._split(pl.concat(frames), self._closed_until_us)[1]]
             self._merge()
-            self._find_first_end()
+            self._find_first_due()
 
     @property
     def groups(self) -> int:
@@ -67,12 +75,21 @@ class WindowState:
         return sum(frame.height for frame in self._frames)
 
     @property
-    def last_end_us(self) -> int | None:
-        """When the last open window ends, or None if none is open."""
-        if not self.groups:
-            return None
-        starts = (frame[WINDOW_START].cast(pl.Int64).max() for frame in self._frames)
-        return max(s for s in starts if isinstance(s, int)) + self._size_us
+    def first_due_us(self) -> int | None:
+        """The least watermark that closes something, or None if nothing is open."""
+        return self._first_due_us
+
+    @property
+    def last_due_us(self) -> int | None:
+        """The watermark that closes all windows that are open, or None if none is."""
+        return max(self._due(pl.Expr.max), default=None)
+
+    @property
+    def first_start_us(self) -> int | None:
+        """Where the first window that is open begins, or None if none is."""
+        start = self._kind.bounds()[0].cast(pl.Int64).min()
+        firsts = (frame.select(start).item() for frame in self._frames if frame.height)
+        return min(firsts, default=None)
 
     def advance(
         self, partial: pl.DataFrame | None, until_us: int
@@ -83,42 +100,50 @@ class WindowState:
         """
         if partial is not None and partial.height:
             self._frames.append(partial)
-            self._find_first_end(partial)
+            self._find_first_due(partial)
         closed = self._close(until_us)
+        self._closed_until_us = max(self._closed_until_us, until_us)
         if self.groups == 0:
             change = StateChange(replaces=self._stored > 0, blobs=())
         elif self._is_due():
             self._merge()
             change = StateChange(replaces=True, blobs=_encoded(self._frames[0]))
         else:
-            kept = None if partial is None else partial.filter(self._ends() > until_us)
+            kept = None if partial is None else self._kind.kept(partial, until_us)
             blobs = () if kept is None or not kept.height else _encoded(kept)
             change = StateChange(replaces=False, blobs=blobs)
         self._stored = len(change.blobs) + (0 if change.replaces else self._stored)
         return closed, change
 
-    def _ends(self) -> pl.Expr:
-        return pl.col(WINDOW_START).cast(pl.Int64) + self._size_us
+    def _due(
+        self, most: Callable[[pl.Expr], pl.Expr], added: pl.DataFrame | None = None
+    ) -> list[int]:
+        """Return the least or the greatest watermark that closes something, of each frame that waits for one."""
+        due = self._kind.due()
+        chosen = most(due.filter(due > self._closed_until_us))
+        found = [f.select(chosen).item() for f in (self._frames if added is None else [added])]
+        return [value for value in found if value is not None]
 
-    def _find_first_end(self, added: pl.DataFrame | None = None) -> None:
-        frames = self._frames if added is None else [added]
-        starts = [frame[WINDOW_START].cast(pl.Int64).min() for frame in frames if frame.height]
-        ends = [start + self._size_us for start in starts if isinstance(start, int)]
-        if added is not None and self._first_end_us is not None:
-            ends.append(self._first_end_us)
-        self._first_end_us = min(ends, default=None)
+    def _find_first_due(self, added: pl.DataFrame | None = None) -> None:
+        due = self._due(pl.Expr.min, added)
+        if added is not None and self._first_due_us is not None:
+            due.append(self._first_due_us)
+        self._first_due_us = min(due, default=None)
 
     def _close(self, until_us: int) -> pl.DataFrame | None:
-        if self._first_end_us is None or self._first_end_us > until_us:
+        if self._first_due_us is None or self._first_due_us > until_us:
             return None
-        everything = pl.concat(self._frames)
-        is_closed = self._ends() <= until_us
-        closed = self._kernel.merge(everything.lazy().filter(is_closed)).collect()
-        rest = everything.filter(~is_closed)
+        closed, rest = self._split(pl.concat(self._frames), until_us)
         self._frames = [rest] if rest.height else []
         self._merged_groups = min(self._merged_groups, rest.height)
-        self._find_first_end()
-        return closed
+        self._closed_until_us = until_us
+        self._find_first_due()
+        return closed if closed.height else None
+
+    def _split(self, states: pl.DataFrame, until_us: int) -> tuple[pl.DataFrame, pl.DataFrame]:
+        return self._kind.split(
+            states, self._kernel.merge, after_us=self._closed_until_us, until_us=until_us
+        )
 
     def _is_due(self) -> bool:
         limit = max(GROUPS_MIN, 2 * self._merged_groups)

@@ -17,7 +17,8 @@ from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_sources import event_times
 from millstream.engines.local.flow_state import StateChange, WindowState
 from millstream.engines.local.flow_steps import StepRunner, polars_schema
-from millstream.flows.event_time import event_time_anchor
+from millstream.engines.local.flow_windows import FLOOR
+from millstream.flows.event_time import event_time_anchor, inherited_time
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.watermark import (
     TIME_MIN,
@@ -25,6 +26,7 @@ from millstream.flows.watermark import (
     PartitionTime,
     counting_partitions,
 )
+from millstream.flows.windows import WINDOW_END
 from millstream.primitives.histogram import Histogram
 
 MARK = "__ms_mark"
@@ -32,7 +34,6 @@ MARK = "__ms_mark"
 
 FATE = "__ms_fate"
 _TIMELY, _LATE, _UNTIMED = range(3)
-_NO_CHANGE = StateChange(replaces=False, blobs=())
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,24 @@ class Computed:
     """What a micro-batch gives, not stored yet."""
 
     output: pl.DataFrame
-    state: StateChange = _NO_CHANGE
-    closed_until_us: int = TIME_MIN
+    states: tuple[StateChange, ...] = ()
+    """What changes in the state of each aggregation, in their order."""
+    closed_until_us: Mapping[int, int] = field(default_factory=dict)
+    """Up to where the windows of each aggregation are closed, by its number."""
     seen_us: Mapping[int, int] = field(default_factory=dict)
     late: int = 0
     untimed: int = 0
     late_rows: pl.DataFrame | None = None
     source_wait: Histogram = field(default_factory=Histogram)
+
+
+@dataclass(frozen=True)
+class Idle:
+    """What there is to do while nothing comes."""
+
+    computed: Computed | None = None
+    wait_us: int | None = None
+    """After so long something more can be closed; None if nothing is open."""
 
 
 class StatelessStream:
@@ -66,9 +78,10 @@ class StatelessStream:
         next_offsets: Mapping[int, int],
         ends: Mapping[int, int],
         bounded: bool,
+        idle: frozenset[int] = frozenset(),
     ) -> Computed:
         """Return the output of a micro-batch: the partitions one after the other."""
-        del next_offsets, ends, bounded
+        del next_offsets, ends, bounded, idle
         frames = [
             self._steps.apply(batch.frame.lazy()).collect() for batch in taken if batch.frame.height
         ]
@@ -79,41 +92,90 @@ class StatelessStream:
         """There is nothing to close."""
         return None
 
+    def close_idle(self, *, idle: frozenset[int], counting: frozenset[int], quiet_us: int) -> Idle:
+        """There is nothing to close."""
+        del idle, counting, quiet_us
+        return Idle()
+
+
+class _Stage:
+    """One aggregation by window and the steps behind it, up to the next aggregation or the end."""
+
+    def __init__(
+        self, plan: Plan, number: int, at: int, end: int, claim: Claim, where: Path
+    ) -> None:
+        """Compile, and load the state that the last commit left; ``at`` is where it stands, ``end`` where the next."""
+        step, schemas = plan.steps[at], plan.schemas()
+        assert isinstance(step, Aggregation)
+        assert step.window is not None
+        self.window = step.window
+        self.kernel = GroupKernel(step, schemas[at], where=f"step {at + 1}, agg")
+        assert self.kernel.kind is not None
+        self.kind = self.kernel.kind
+        self._after = StepRunner(plan.steps[at + 1 : end], schemas[at + 1], first_number=at + 2)
+        self.closed_until_us = claim.closed_until_us.get(number, TIME_MIN)
+        self.state = WindowState(self.kernel, closed_until_us=self.closed_until_us)
+        self.state.load(claim.state.get(number, ()), where=f"{where}, flow {claim.name!r}")
+
+    def fate(self, mark: pl.Expr | None) -> pl.Expr:
+        """Return what becomes of a row; ``mark`` is the watermark of its partition before it."""
+        time = pl.col(self.window.on)
+        late_from = self.kind.late_from(time)
+        is_late = late_from <= self.closed_until_us
+        if mark is not None:
+            is_late |= late_from <= mark
+        fate = pl.when(time.is_null()).then(_UNTIMED).when(is_late).then(_LATE).otherwise(_TIMELY)
+        return fate.cast(pl.Int8)
+
+    def advance(
+        self, partial: pl.DataFrame | None, until_us: int
+    ) -> tuple[pl.DataFrame, StateChange]:
+        """Add the state of a micro-batch and close windows up to a watermark; return the rows that this gives."""
+        closed, change = self.state.advance(partial, until_us)
+        self.closed_until_us = max(self.closed_until_us, until_us)
+        if closed is None:
+            return pl.DataFrame(schema=polars_schema(self._after.schema)), change
+        return self._after.apply(self.kernel.final(closed).lazy()).collect(), change
+
+    def watermark_behind_us(self, time: str) -> int:
+        """Return the time that rows which this stage will give cannot be before; ``time`` is one of its own columns."""
+        until_us = self.closed_until_us
+        if until_us == TIME_MIN or time == WINDOW_END:
+            return until_us
+        first = self.state.first_start_us
+        bound = self.kind.next_start_us(until_us)
+        return bound if first is None else min(first, bound)
+
 
 class WindowedStream:
-    """Steps up to an aggregation by window, and the steps behind it."""
+    """Steps up to an aggregation by window, the steps behind it, and further aggregations of what it gives."""
 
     def __init__(self, plan: Plan, claim: Claim, where: Path) -> None:
         """Compile, and load the state that the last commit left."""
-        at = plan.aggregation_at()
         anchor = event_time_anchor(plan)
-        assert at is not None
         assert anchor is not None
-        aggregation = plan.steps[at]
-        assert isinstance(aggregation, Aggregation)
-        assert aggregation.window is not None
+        ats = plan.aggregations_at()
         schemas = plan.schemas()
-        self._window = aggregation.window
+        self._stages = [
+            _Stage(plan, number, at, end, claim, where)
+            for number, (at, end) in enumerate(zip(ats, [*ats[1:], len(plan.steps)], strict=True))
+        ]
+        self._times = [inherited_time(plan, ats[n - 1], ats[n]) for n in range(1, len(ats))]
         self._anchor = anchor
         self._anchor_schema = schemas[anchor.steps]
         self._to_anchor = StepRunner(plan.steps[: anchor.steps], schemas[0], first_number=1)
         self._to_window = StepRunner(
-            plan.steps[anchor.steps : at],
+            plan.steps[anchor.steps : ats[0]],
             self._anchor_schema,
             first_number=anchor.steps + 1,
             carried=(MARK,),
         )
-        self._kernel = GroupKernel(aggregation, schemas[at], where=f"step {at + 1}, agg")
-        self._after = StepRunner(plan.steps[at + 1 :], schemas[at + 1], first_number=at + 2)
-        self.late_schema: pa.Schema = schemas[at]
-        self._state = WindowState(self._kernel)
-        self._state.load(
-            claim.state, after_us=claim.closed_until_us, where=f"{where}, flow {claim.name!r}"
-        )
+        self.late_schema: pa.Schema = schemas[ats[0]]
+        first = self._stages[0]
         self._time = EventTime(
             {number: PartitionTime(p.seen_us) for number, p in claim.positions.items()},
-            self._window.late_us,
-            claim.closed_until_us,
+            first.window.late_us,
+            first.closed_until_us,
         )
 
     @property
@@ -128,41 +190,97 @@ class WindowedStream:
         next_offsets: Mapping[int, int],
         ends: Mapping[int, int],
         bounded: bool,
+        idle: frozenset[int] = frozenset(),
     ) -> Computed:
-        """Return what a micro-batch changes. ``next_offsets`` are those after it."""
+        """Return what a micro-batch changes. ``next_offsets`` are those after it; ``idle`` partitions do not count."""
         source_wait = Histogram()
         marked = [self._marked(batch, source_wait) for batch in taken if batch.frame.height]
-        rows = self._rows(marked)
-        late = untimed = 0
-        aside: pl.DataFrame | None = None
-        if rows[FATE].max():
-            late = int((rows[FATE] == _LATE).sum())
-            untimed = int((rows[FATE] == _UNTIMED).sum())
-            aside = rows.filter(pl.col(FATE) != _TIMELY)
-            rows = rows.filter(pl.col(FATE) == _TIMELY)
-        partial = self._kernel.partial(rows.lazy()).collect()
+        first = self._stages[0]
+        rows, aside, counts = _sorted_out(self._rows(marked))
+        floor = pl.max_horizontal(MARK, pl.lit(first.closed_until_us)) if marked else None
+        partial = _partial(first, rows, floor)
         counting = counting_partitions(next_offsets=next_offsets, ends=ends, bounded=bounded)
-        closed, change = self._close(partial, self._time.watermark_us(counting))
+        until_us = self._time.watermark_us(counting - idle)
+        output, change = first.advance(partial, until_us)
+        self._time = self._time.closed(until_us)
+        output, changes, late_behind = self._behind(output, close=False)
         return Computed(
-            output=self._output(closed),
-            state=change,
-            closed_until_us=self._time.closed_until_us,
+            output=output,
+            states=(change, *changes),
+            closed_until_us=self._closed(),
             seen_us={b.partition: self._time.partition(b.partition).seen_us for b in taken},
-            late=late,
-            untimed=untimed,
+            late=counts[_LATE] + late_behind,
+            untimed=counts[_UNTIMED],
             late_rows=aside,
             source_wait=source_wait,
         )
 
     def close_all(self) -> Computed | None:
         """Close every window that is open; None if none is."""
-        last_end_us = self._state.last_end_us
-        if last_end_us is None:
+        due = [stage.state.last_due_us for stage in self._stages]
+        if all(last is None for last in due):
             return None
-        closed, change = self._close(None, last_end_us)
+        first = self._stages[0]
+        until_us = first.closed_until_us if due[0] is None else due[0]
+        output, change = first.advance(None, until_us)
+        self._time = self._time.closed(until_us)
+        output, changes, late = self._behind(output, close=True)
         return Computed(
-            self._output(closed), state=change, closed_until_us=self._time.closed_until_us
+            output, states=(change, *changes), closed_until_us=self._closed(), late=late
         )
+
+    def close_idle(self, *, idle: frozenset[int], counting: frozenset[int], quiet_us: int) -> Idle:
+        """Close what a quiet partition holds open; once all are quiet, event time goes on with the clock.
+
+        ``quiet_us`` is how long none of the partitions has shown an event.
+        """
+        awake = counting - idle
+        until_us = self._time.watermark_us(awake)
+        if not awake and idle:
+            marks = [
+                self._time.partition(n).watermark_us(self._stages[0].window.late_us) for n in idle
+            ]
+            latest = max(marks)
+            if latest != TIME_MIN:
+                until_us = max(until_us, latest + quiet_us)
+        first = self._stages[0]
+        computed = None
+        if until_us > first.closed_until_us:
+            output, change = first.advance(None, until_us)
+            self._time = self._time.closed(until_us)
+            output, changes, late = self._behind(output, close=False)
+            states = (change, *changes)
+            if output.height or any(state.replaces or state.blobs for state in states):
+                computed = Computed(
+                    output, states=states, closed_until_us=self._closed(), late=late
+                )
+        waits = [
+            due - stage.closed_until_us
+            for stage in self._stages
+            if (due := stage.state.first_due_us) is not None
+        ]
+        return Idle(computed, None if awake else min(waits, default=None))
+
+    def _behind(
+        self, rows: pl.DataFrame, *, close: bool
+    ) -> tuple[pl.DataFrame, list[StateChange], int]:
+        """Pass what the first aggregation gives through the others; ``close`` closes all their windows."""
+        changes, late = [], 0
+        for before, stage, time in zip(self._stages, self._stages[1:], self._times, strict=False):
+            assert time is not None, "refused when the plan was checked"
+            told, _, counts = _sorted_out(rows.with_columns(stage.fate(None).alias(FATE)))
+            late += counts[_LATE]
+            until_us = max(stage.closed_until_us, before.watermark_behind_us(time))
+            partial = _partial(stage, told, pl.lit(stage.closed_until_us))
+            rows, change = stage.advance(partial, until_us)
+            if close and (last := stage.state.last_due_us) is not None:
+                more, rest = stage.advance(None, last)
+                rows, change = pl.concat([rows, more]), change.then(rest)
+            changes.append(change)
+        return rows, changes, late
+
+    def _closed(self) -> dict[int, int]:
+        return {number: stage.closed_until_us for number, stage in enumerate(self._stages)}
 
     def _marked(self, batch: Taken, source_wait: Histogram) -> pl.DataFrame:
         """Return a partition's rows at the anchor, each with the watermark before it; time goes on."""
@@ -173,7 +291,8 @@ class WindowedStream:
         if not self._anchor.steps:
             source_wait.record_many(batch.appended_us[known] - times[known])
         seen_us = self._time.partition(batch.partition).seen_us
-        marks, last = watermarks_before(times, known, seen_us=seen_us, late_us=self._window.late_us)
+        late_us = self._stages[0].window.late_us
+        marks, last = watermarks_before(times, known, seen_us=seen_us, late_us=late_us)
         self._time = self._time.observed({batch.partition: last})
         return frame.hstack([pl.Series(MARK, marks)])
 
@@ -181,27 +300,29 @@ class WindowedStream:
         if not marked:
             return pl.DataFrame(schema={**polars_schema(self.late_schema), FATE: pl.Int8})
         rows = self._to_window.apply(pl.concat(marked).lazy())
-        return rows.with_columns(self._fate().alias(FATE)).collect()
+        return rows.with_columns(self._stages[0].fate(pl.col(MARK)).alias(FATE)).collect()
 
-    def _fate(self) -> pl.Expr:
-        size_us = self._window.windows.size_us
-        end = (pl.col(self._window.on).cast(pl.Int64) // size_us + 1) * size_us
-        is_late = (end <= pl.col(MARK)) | (end <= self._time.closed_until_us)
-        is_untimed = pl.col(self._window.on).is_null()
-        fate = pl.when(is_untimed).then(_UNTIMED).when(is_late).then(_LATE).otherwise(_TIMELY)
-        return fate.cast(pl.Int8)
 
-    def _close(
-        self, partial: pl.DataFrame | None, until_us: int
-    ) -> tuple[pl.DataFrame | None, StateChange]:
-        closed, change = self._state.advance(partial, until_us)
-        self._time = self._time.closed(until_us)
-        return closed, change
+def _sorted_out(
+    rows: pl.DataFrame,
+) -> tuple[pl.DataFrame, pl.DataFrame | None, Mapping[int, int]]:
+    """Return the timely rows, the others if there are some, and how many there are of each fate."""
+    counts = {_LATE: 0, _UNTIMED: 0}
+    if not rows[FATE].max():
+        return rows, None, counts
+    counts = {fate: int((rows[FATE] == fate).sum()) for fate in counts}
+    is_timely = pl.col(FATE) == _TIMELY
+    return rows.filter(is_timely), rows.filter(~is_timely), counts
 
-    def _output(self, closed: pl.DataFrame | None) -> pl.DataFrame:
-        if closed is None:
-            return pl.DataFrame(schema=polars_schema(self._after.schema))
-        return self._after.apply(self._kernel.final(closed).lazy()).collect()
+
+def _partial(stage: _Stage, rows: pl.DataFrame, floor: pl.Expr | None) -> pl.DataFrame:
+    """Return the state of rows; ``floor`` is up to where windows are closed for each of them."""
+    frame = rows.lazy()
+    has_floor = stage.kind.asks_floor and floor is not None
+    if has_floor:
+        assert floor is not None
+        frame = frame.with_columns(floor.alias(FLOOR))
+    return stage.kernel.partial(frame, has_floor=has_floor).collect()
 
 
 def watermarks_before(

@@ -8,15 +8,18 @@ One thread does it all, in this order; a crash anywhere leaves either all of a m
     commit      ONE transaction: output, calls, positions, state, delays              flow.applied, flow.committed
 
 The commit checks the epoch. Memory holds the open windows and one micro-batch. Nothing here asks the wall clock when to
-close a window.
+close a window, unless the stream was told what an idle partition is.
 """
 
 from __future__ import annotations
+
+from itertools import pairwise
 
 from millstream.engines.local import flow_catalog
 from millstream.engines.local.flow_run import StreamRun
 from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
+from millstream.flows.event_time import inherited_time
 from millstream.flows.fingerprint import fingerprint
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
@@ -63,6 +66,7 @@ class LocalStream:
         name: str,
         until: str | None,
         batch_events: int,
+        idle_us: int | None,
         stop: Stop | None,
         progress: ProgressListener | None,
     ) -> RunReport:
@@ -73,7 +77,13 @@ class LocalStream:
         claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), info.id)
         try:
             run = StreamRun(
-                self._log, plan, claim, info, bounded=until == "end", batch_events=batch_events
+                self._log,
+                plan,
+                claim,
+                info,
+                bounded=until == "end",
+                batch_events=batch_events,
+                idle_us=idle_us,
             )
             run.loop(stop=stop, progress=progress)
         finally:
@@ -96,10 +106,19 @@ def _check_aggregations(plan: Plan) -> None:
                 expected="a window before group_by and agg",
                 next_step='add .window(ms.tumbling("1h"), on="…"), or run() it as a batch',
             )
-    if len(found) > 1:
-        raise PlanError(
-            "a stream can aggregate once",
-            where=f"step {found[1][0]}, {found[1][1].name}",
-            expected="one aggregation in one flow",
-            next_step="write the first result to a topic, and read it in a second flow",
-        )
+    for (before, _), (number, step) in pairwise(found):
+        assert step.window is not None
+        where = f"step {number}, {step.name}"
+        if inherited_time(plan, before - 1, number - 1) is None:
+            raise PlanError(
+                f"{step.window.on!r} does not say what can still come",
+                where=where,
+                expected="window_start or window_end of the aggregation before, perhaps under another name",
+                next_step='for example .select(at=ms.col("window_end"), …).window(…, on="at")',
+            )
+        if step.window.keep_late or step.window.late_us:
+            raise PlanError(
+                "only events of the source can be late, not the results of an aggregation",
+                where=where,
+                expected="late= and keep_late= at the first window",
+            )

@@ -1,4 +1,4 @@
-SELECT groups, checksum, data
+SELECT stage, groups, checksum, data
 FROM flow_state
 WHERE flow_id = ?
 ORDER BY id

@@ -1,2 +1,2 @@
-INSERT INTO flow_state (flow_id, groups, checksum, data)
-VALUES (?, ?, ?, ?)
+INSERT INTO flow_state (flow_id, stage, groups, checksum, data)
+VALUES (?, ?, ?, ?, ?)

@@ -1,2 +1,2 @@
 DELETE FROM flow_state
-WHERE flow_id = ?
+WHERE flow_id = ? AND stage = ?

@@ -1,0 +1,2 @@
+DELETE FROM flow_stage
+WHERE flow_id = ?

@@ -1,0 +1,2 @@
+DELETE FROM flow_state
+WHERE flow_id = ?
