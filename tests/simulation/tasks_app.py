@@ -8,10 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import millstream as ms
+from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.telemetry import set_listener
 from tests.simulation.tasks_ledger import Writer
 
@@ -21,6 +23,8 @@ ACCOUNTS = 3
 SOURCES = 4
 TICK_US = 500_000
 POLICIES = ("all", "latest", "skip")
+OPENED_MAX = 6
+"""As many calls as any worker of the campaign runs at once."""
 
 app = ms.App(
     "ledger",
@@ -154,6 +158,48 @@ def rated(n: int) -> int:
     with ledger().run("rated", n):
         work(200)
     return n * n
+
+
+@app.task(
+    result_ttl="7d",
+    batch=ms.Batch(max=20, wait="40ms"),
+    retries=1,
+    backoff=ms.Backoff.constant("10ms"),
+)
+def batched(numbers: list[int]) -> list[int | Exception]:
+    for n in numbers:
+        ledger().write("batched", n, "start", extra=SYSTEM_CLOCK.now_us())
+    work()
+    for n in numbers:
+        ledger().write("batched", n, "raise" if is_refused(n) else "end")
+    return [Failed(n) if is_refused(n) else n * n for n in numbers]
+
+
+def is_refused(n: int) -> bool:
+    """Tell whether a batch refuses a number, each time."""
+    return n % 5 == 0
+
+
+def shared() -> Iterator[list[int]]:
+    """Give what all calls of a worker share."""
+    yield []
+
+
+def opened(kept: list[int] = ms.Depends(shared, scope="worker")) -> Iterator[Callable[[int], int]]:
+    """Give each call a function of its own, and look that the call before gave its back."""
+    assert len(kept) < OPENED_MAX, "what calls opened was not closed"
+    kept.append(1)
+    try:
+        yield lambda n: n * n
+    finally:
+        kept.pop()
+
+
+@app.task(result_ttl="7d")
+def depending(n: int, squared: Callable[[int], int] = ms.Depends(opened)) -> int:
+    with ledger().run("depending", n):
+        work(500)
+        return squared(n)
 
 
 @app.task(ignore_result=True)

@@ -30,7 +30,12 @@ STEPS: dict[str, tuple[str, ...]] = {
     "replacing": ("add.1", "add.2", "add.3"),
 }
 VALUES = {"chain": 6, "chord": 10, "nested": 19, "linked": 1, "replacing": 6}
-RAISES = {"flaky": lambda n: n % 4, "asking": lambda n: 2, "doomed": lambda n: 2}
+RAISES = {
+    "flaky": lambda n: n % 4,
+    "asking": lambda n: 2,
+    "doomed": lambda n: 2,
+    "batched": lambda n: 2 if shop.is_refused(n) else 0,
+}
 
 
 class Books:
@@ -98,7 +103,7 @@ class Books:
             attempts = self.engine.attempts(status.id)
             raised = sum(one.outcome is Outcome.RAISED for one in attempts)
             assert raised == RAISES[kind](n), attempts
-        if kind == "doomed":
+        if kind == "doomed" or (kind == "batched" and shop.is_refused(n)):
             assert status.state is TaskState.FAILED, status
         elif kind in {"expiring", "withdrawn"} and status.state is TaskState.REVOKED:
             self.counts[kind] += 1

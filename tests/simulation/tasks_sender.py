@@ -39,6 +39,8 @@ SINGLES: dict[str, Single] = {
     "narrow": shop.narrow.s,
     "rated": shop.rated.s,
     "mute": shop.mute.s,
+    "batched": shop.batched.s,
+    "depending": shop.depending.s,
 }
 
 
