@@ -124,7 +124,7 @@ def connect(path: Path, *, vfs: str | None, create: bool = False) -> apsw.Connec
         connection.pragma("journal_mode", "wal")
         connection.pragma("synchronous", "normal")
         connection.pragma("wal_autocheckpoint", 0)
-        connection.pragma("cache_size", -16_384)
+        connection.pragma("cache_size", -8_192)
         connection.pragma("foreign_keys", True)
     return connection
 
