@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from millstream.flows.expression import Column, Expression, columns_of, substituted
-from millstream.flows.plan import Aggregation, Filter, Join, Plan, Select, WithColumns
+from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.steps import Explode, Filter, Join, Select, WithColumns
 from millstream.flows.windows import WINDOW_END, WINDOW_START
 
 
@@ -62,6 +63,8 @@ def _traced(plan: Plan, time: Expression, *, first: int, last: int) -> Anchor:
                 time = substituted(time, dict(columns))
             case Select(columns=columns):
                 time = substituted(time, dict(columns))
+            case Explode(column=column) if column not in columns_of(time):
+                continue
             case Join() if not columns_of(time) & _added_by(step):
                 continue
             case _:

@@ -7,10 +7,10 @@ it, with the step named.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -18,23 +18,26 @@ from millstream.flows.aggregate import Aggregate
 from millstream.flows.contract import FlowEngines, Stop, collected
 from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
+from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.kinds import LiteralValue, widened_schema
-from millstream.flows.plan import (
-    Aggregation,
-    BatchFunction,
-    Filter,
-    Join,
-    MapBatches,
-    Plan,
-    Select,
-    Step,
-    Window,
-    WithColumns,
-    calls_of_rows,
-    named_expressions,
-)
+from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, RowCalls, TopicSink
+from millstream.flows.steps import (
+    BatchFunction,
+    Event,
+    EventCallable,
+    Explode,
+    Filter,
+    Join,
+    Limit,
+    MapBatches,
+    MapEvents,
+    Select,
+    Sort,
+    Step,
+    WithColumns,
+)
 from millstream.flows.windows import Windows
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
@@ -132,14 +135,75 @@ class Flow:
 
         The door to everything the expressions cannot say. A batch of another schema is a StepError.
         """
-        declared = widened_schema(to_arrow_schema(schema))
-        if not callable(function):
-            raise PlanError(
-                f"{function!r} cannot be called",
-                where=f"step {len(self.plan.steps) + 1}, map_batches",
-                expected="a function from an iterator of record batches to one",
-            )
-        return self._then(MapBatches(function, declared))
+        _refuse_uncallable(
+            function, self._where("map_batches"), "from an iterator of record batches to one"
+        )
+        return self._then(MapBatches(function, widened_schema(to_arrow_schema(schema))))
+
+    def map(
+        self,
+        function: Callable[[dict[str, Any]], Event],
+        schema: SchemaLike,
+        *,
+        on_error: str = "fail",
+    ) -> Flow:
+        """Call ``function`` with each event as a dict; it returns a dict of ``schema``.
+
+        ``on_error`` says what becomes of an event for which it raises, or returns what does not fit: ``"fail"`` ends
+        the run with a StepError, ``"skip"`` leaves the event out and counts it, ``"dead_letter"`` also writes it with
+        its error to the topic ``<flow>.dead``, in the same commit.
+        """
+        return self._events(function, schema, "map", on_error)
+
+    def flat_map(
+        self,
+        function: Callable[[dict[str, Any]], Iterable[Event]],
+        schema: SchemaLike,
+        *,
+        on_error: str = "fail",
+    ) -> Flow:
+        """Call ``function`` with each event as a dict; it gives any number of dicts. ``on_error`` as for ``map``."""
+        return self._events(function, schema, "flat_map", on_error)
+
+    def async_map(
+        self,
+        function: Callable[[dict[str, Any]], Awaitable[Event]],
+        schema: SchemaLike,
+        *,
+        concurrency: int = 16,
+        on_error: str = "fail",
+    ) -> Flow:
+        """Await ``function`` for each event, up to ``concurrency`` at a time, in one event loop; the order is kept.
+
+        For calls to services: a micro-batch takes as long as its slowest calls, not as all of them. After a crash the
+        calls of the last micro-batch are made again. ``on_error`` as for ``map``.
+        """
+        return self._events(function, schema, "async_map", on_error, concurrency)
+
+    def explode(self, column: str) -> Flow:
+        """Make a row of each value of a column of lists; a list that is empty or null makes none."""
+        return self._then(Explode(column))
+
+    def sort(self, *by: str, descending: bool = False) -> Flow:
+        """Order all rows by columns, nulls first; for a batch only, as a stream has no end."""
+        return self._then(Sort(by, descending))
+
+    def limit(self, rows: int) -> Flow:
+        """Keep the first rows; for a batch only. Which they are is sure only behind ``sort``."""
+        return self._then(Limit(rows))
+
+    def top_k(self, rows: int, *, by: str | Sequence[str]) -> Flow:
+        """Keep the rows with the greatest values of ``by``, greatest first; for a batch only. See ``ms.top_k``."""
+        return self.sort(*_names(by), descending=True).limit(rows)
+
+    def distinct(self, *columns: str) -> Flow:
+        """Reduce the rows to these columns (all, if none is named), each combination once; for a batch only.
+
+        As a stream: ``window(…).distinct(…)``, once in each window.
+        """
+        return GroupedFlow(
+            self, None, named_expressions(columns or tuple(self.schema.names), {})
+        ).distinct()
 
     def window(
         self, windows: Windows, *, on: str, late: Duration = "0s", keep_late: bool = False
@@ -301,6 +365,21 @@ class Flow:
         """
         self.engines.stream.reset(self.name)
 
+    def _events(
+        self,
+        function: EventCallable,
+        schema: SchemaLike,
+        kind: str,
+        on_error: str,
+        concurrency: int = 1,
+    ) -> Flow:
+        _refuse_uncallable(function, self._where(kind), "of one event, a dict")
+        declared = widened_schema(to_arrow_schema(schema))
+        return self._then(MapEvents(function, declared, kind, on_error, concurrency))
+
+    def _where(self, step: str) -> str:
+        return f"step {len(self.plan.steps) + 1}, {step}"
+
     def _then(self, step: Step) -> Flow:
         if self.plan.is_ended:
             end = "write" if self.plan.sink is not None else "enqueue"
@@ -323,41 +402,11 @@ class Flow:
         return replace(self, plan=plan)
 
 
-@dataclass(frozen=True)
-class WindowedFlow:
-    """A flow whose events have windows: waits for ``group_by`` or ``agg``."""
-
-    flow: Flow
-    window: Window
-
-    def group_by(self, *keys: str | Expression, **named: Expression) -> GroupedFlow:
-        """Group each window's rows by keys; a null key is a group."""
-        return GroupedFlow(self.flow, self.window, named_expressions(keys, named))
-
-    def agg(self, **aggregates: Aggregate) -> Flow:
-        """Aggregate all rows of each window."""
-        return GroupedFlow(self.flow, self.window, ()).agg(**aggregates)
-
-
-@dataclass(frozen=True)
-class GroupedFlow:
-    """A flow whose rows are grouped: waits for ``agg``."""
-
-    flow: Flow
-    window: Window | None
-    keys: tuple[tuple[str, Expression], ...]
-
-    def agg(self, **aggregates: Aggregate) -> Flow:
-        """Compute aggregates of each group: ``agg(hits=ms.count(), mean=ms.mean("price"))``."""
-        where = f"step {len(self.flow.plan.steps) + 1}, agg"
-        for name, aggregate in aggregates.items():
-            if not isinstance(aggregate, Aggregate):
-                raise PlanError(
-                    f"{name}={aggregate!r} is not an aggregate",
-                    where=where,
-                    expected='an aggregate such as ms.sum("price")',
-                )
-        return self.flow._then(Aggregation(self.window, self.keys, tuple(aggregates.items())))
+def _refuse_uncallable(function: object, where: str, expected: str) -> None:
+    if not callable(function):
+        raise PlanError(
+            f"{function!r} cannot be called", where=where, expected=f"a function {expected}"
+        )
 
 
 def _is_windows(windows: object) -> bool:

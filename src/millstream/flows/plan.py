@@ -1,4 +1,4 @@
-"""The plan of a flow: a source, steps and a sink, as frozen dataclasses.
+"""The plan of a flow: a source, steps (``steps.py``, and here the aggregation) and a sink, as frozen dataclasses.
 
 A plan is checked while it is built: each step knows the schema it gets and gives, and refuses what
 does not fit. Every step has a canonical ``text()``; two plans with equal texts do the same (for
@@ -7,178 +7,19 @@ does not fit. Every step has a canonical ``text()``; two plans with equal texts 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
 import pyarrow as pa
 
 from millstream.flows.aggregate import Aggregate, aggregate_kind
 from millstream.flows.expression import Column, Expression
-from millstream.flows.inference import check_condition, column_kind, infer
-from millstream.flows.kinds import INTEGER, NULL, TEXT, is_ordered, python_type
+from millstream.flows.inference import column_kind, infer
+from millstream.flows.kinds import INTEGER, TEXT, is_ordered, python_type
 from millstream.flows.source import CallSink, RowCalls, Sink, Source
+from millstream.flows.steps import Step, field_of, named_text
 from millstream.flows.windows import WINDOW_END, WINDOW_START, Windows, exact_duration
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
-
-BatchFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
-RESERVED_PREFIX = "__ms_"
-"""Engines add columns of their own below this prefix; users' columns may not use it."""
-
-
-class Step(Protocol):
-    """One step of a plan."""
-
-    @property
-    def name(self) -> str:
-        """What users call the step."""
-
-    def text(self) -> str:
-        """Return the canonical text."""
-
-    def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
-        """Return the schema after the step. Raises PlanError if the step does not fit ``schema``."""
-
-
-@dataclass(frozen=True)
-class Filter:
-    """Keeps the rows for which the condition is true; null is not true."""
-
-    condition: Expression
-    name: str = field(default="filter", init=False)
-
-    def text(self) -> str:
-        """Return the canonical text."""
-        return f"filter({self.condition.text()})"
-
-    def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
-        """Return the same schema."""
-        check_condition(self.condition, schema, where=where)
-        return schema
-
-
-@dataclass(frozen=True)
-class WithColumns:
-    """Adds columns or replaces them; all are computed from the step's input."""
-
-    columns: tuple[tuple[str, Expression], ...]
-    name: str = field(default="with_columns", init=False)
-
-    def text(self) -> str:
-        """Return the canonical text."""
-        return f"with_columns({_named(self.columns)})"
-
-    def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
-        """Return the schema with the columns replaced in place or added at the end."""
-        # All types come from the step's own input: a column replaced here is not seen here.
-        fields = {f.name: f for f in schema}
-        for name, expression in self.columns:
-            fields[name] = _field(name, infer(expression, schema, where=where), where)
-        return pa.schema(list(fields.values()))
-
-
-@dataclass(frozen=True)
-class Select:
-    """Gives exactly these columns, in this order."""
-
-    columns: tuple[tuple[str, Expression], ...]
-    name: str = field(default="select", init=False)
-
-    def text(self) -> str:
-        """Return the canonical text."""
-        return f"select({_named(self.columns)})"
-
-    def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
-        """Return the schema of the columns."""
-        names = [name for name, _ in self.columns]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice or not names:
-            raise PlanError(
-                f"column {twice[0]!r} is selected twice" if twice else "nothing is selected",
-                where=where,
-                expected="at least one column, each name once",
-                next_step="give one of them another name: select(other=ms.col(…))",
-            )
-        return pa.schema(
-            [_field(name, infer(e, schema, where=where), where) for name, e in self.columns]
-        )
-
-
-@dataclass(frozen=True, eq=False)
-class Join:
-    """Adds the columns of a table that does not change while the flow runs.
-
-    ``left`` keeps rows without a partner, with nulls; ``inner`` drops them. A null key has no
-    partner. A row with several partners comes several times.
-    """
-
-    table: pa.Table
-    left_on: tuple[str, ...]
-    right_on: tuple[str, ...]
-    how: str
-    name: str = field(default="join", init=False)
-
-    def text(self) -> str:
-        """Return the canonical text: the table's columns, not its rows, which may be updated."""
-        on = ", ".join(
-            a if a == b else f"{a} = {b}" for a, b in zip(self.left_on, self.right_on, strict=True)
-        )
-        return f"join([{describe(self.table.schema)}], on {on}, {self.how})"
-
-    def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
-        """Return the schema with the table's columns at the end, without its keys."""
-        if self.how not in ("left", "inner"):
-            raise PlanError(
-                f"there is no {self.how!r} join with a table",
-                where=where,
-                expected="'left' or 'inner'",
-                next_step="choose one of them",
-            )
-        for left, right in zip(self.left_on, self.right_on, strict=True):
-            left_kind = column_kind(left, schema, where=where)
-            right_kind = column_kind(right, self.table.schema, where=f"{where}, the table")
-            if left_kind != right_kind or not is_ordered(left_kind):
-                raise PlanError(
-                    f"the key {left!r} is {left_kind} and {right!r} of the table is {right_kind}",
-                    where=where,
-                    expected="two columns of one type that can be compared",
-                    next_step="cast one of them before the join",
-                )
-        added = [f for f in self.table.schema if f.name not in self.right_on]
-        for column in added:
-            if column.name in schema.names:
-                raise PlanError(
-                    f"both sides have a column {column.name!r}",
-                    where=where,
-                    expected="different names, apart from the keys",
-                    next_step="rename it in the table, or select() it away before the join",
-                )
-        return pa.schema([*schema, *added])
-
-
-@dataclass(frozen=True)
-class MapBatches:
-    """Calls a function with an iterator of Arrow batches; it yields batches of ``schema``.
-
-    A batch run calls it once for all there is; a stream calls it for each source partition of each
-    micro-batch. Which rows come in one batch is not part of the promise.
-    """
-
-    function: BatchFunction
-    schema: pa.Schema
-    name: str = field(default="map_batches", init=False)
-
-    def text(self) -> str:
-        """Return the canonical text: the function's name, not its code."""
-        function = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        return f"map_batches({function}, [{describe(self.schema)}])"
-
-    def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
-        """Return the declared schema."""
-        for column in self.schema:
-            _field(column.name, column.type, where)
-        return self.schema
 
 
 @dataclass(frozen=True)
@@ -229,7 +70,9 @@ class Aggregation:
     def text(self) -> str:
         """Return the canonical text."""
         window = "" if self.window is None else f"{self.window.text()}."
-        keys = f"group_by({_named(self.keys)})." if self.keys else ""
+        keys = f"group_by({named_text(self.keys)})." if self.keys else ""
+        if not self.aggregates:
+            return f"{window}{keys}distinct()"
         aggregates = ", ".join(f"{name}={a.text()}" for name, a in self.aggregates)
         return f"{window}{keys}agg({aggregates})"
 
@@ -248,12 +91,12 @@ class Aggregation:
                     expected="a type whose values can be compared",
                     next_step="group by another column, or cast it",
                 )
-            fields.append(_field(name, kind, where))
+            fields.append(field_of(name, kind, where))
         for name, aggregate in self.aggregates:
-            fields.append(_field(name, aggregate_kind(aggregate, schema, where=where), where))
+            fields.append(field_of(name, aggregate_kind(aggregate, schema, where=where), where))
         names = [f.name for f in fields]
         twice = sorted({name for name in names if names.count(name) > 1})
-        if twice or not self.aggregates:
+        if twice or not (self.aggregates or self.keys):
             raise PlanError(
                 f"the name {twice[0]!r} is used twice" if twice else "nothing is aggregated",
                 where=where,
@@ -348,28 +191,3 @@ def named_expressions(
                 next_step="write name=expression",
             )
     return (*pairs, *named.items())
-
-
-def _named(columns: tuple[tuple[str, Expression], ...]) -> str:
-    return ", ".join(
-        name if isinstance(e, Column) and e.name == name else f"{name}={e.text()}"
-        for name, e in columns
-    )
-
-
-def _field(name: str, kind: pa.DataType, where: str) -> pa.Field:
-    if not name or name.startswith(RESERVED_PREFIX):
-        raise PlanError(
-            f"{name!r} cannot be the name of a column",
-            where=where,
-            expected=f"a non-empty text that does not begin with {RESERVED_PREFIX!r}",
-            next_step="choose another name",
-        )
-    if kind == NULL:
-        raise PlanError(
-            f"column {name!r} would hold nothing but null, of no type",
-            where=where,
-            expected="a value of a type",
-            next_step="write ms.lit(None).cast(float), or the type you mean",
-        )
-    return pa.field(name, kind)

@@ -26,8 +26,9 @@ ProgressListener = Callable[[Progress], None]
 class RunReport:
     """The figures of one run.
 
-    ``late`` counts events that came after their window had closed, ``untimed`` events without an
-    event time; neither is in the output. ``delays`` holds a histogram in microseconds for each of the four delays.
+    ``late`` counts events that came after their window had closed, ``untimed`` events without an event time, ``failed``
+    events that a function failed for; none of them is in the output. ``delays`` holds a histogram in microseconds for
+    each of the four delays.
     """
 
     flow: str
@@ -39,6 +40,7 @@ class RunReport:
     batches: int
     started_us: int
     duration_us: int
+    failed: int = 0
     watermark_us: int | None = None
     delays: Mapping[str, Histogram] = field(default_factory=dict)
     table: pa.Table | None = None
@@ -55,9 +57,10 @@ class RunReport:
             f"{self.batches:,} batches, {format_duration(self.duration_us)}, "
             f"{self.rows_per_s:,.0f} rows/s"
         ]
-        if self.late or self.untimed:
+        if self.late or self.untimed or self.failed:
             lines.append(
-                f"  not in the output: {self.late:,} late, {self.untimed:,} without a time"
+                f"  not in the output: {self.late:,} late, {self.untimed:,} without a time, "
+                f"{self.failed:,} failed"
             )
         for phase in PHASES:
             delay = self.delays.get(phase)

@@ -152,11 +152,11 @@ class AnyTask(Generic[P, R]):
 
     def map(self, values: Iterable[Any]) -> list[AsyncResult[R]]:
         """Send one call for each value, its only argument, in one commit, all or none."""
-        return send(self._engine(), (Signature[R](self, (value,), {}) for value in values))
+        return send(self._engine(), (Signature(self, (value,), {}) for value in values))
 
     def starmap(self, values: Iterable[Iterable[Any]]) -> list[AsyncResult[R]]:
         """Send one call for each sequence of arguments in one commit, all or none."""
-        return send(self._engine(), (Signature[R](self, tuple(args), {}) for args in values))
+        return send(self._engine(), (Signature(self, tuple(args), {}) for args in values))
 
     def enqueue_many(self, calls: Iterable[Signature[R]]) -> list[AsyncResult[R]]:
         """Send many calls in one commit, all or none: ``task.enqueue_many(task.s(x) for x in xs)``."""

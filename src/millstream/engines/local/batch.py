@@ -17,7 +17,13 @@ from millstream.engines.local.delays import record_delays
 from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
 from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_errors import step_errors
-from millstream.engines.local.flow_sinks import commit_staged, open_topic, write_file
+from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_sinks import (
+    commit_staged,
+    open_dead_letters,
+    open_topic,
+    write_file,
+)
 from millstream.engines.local.flow_sources import ReadFigures, batch_frame
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
 from millstream.engines.local.log import LocalLog
@@ -73,6 +79,7 @@ class _BatchRun:
         self._name = name
         self._collect = collect
         self._figures = ReadFigures(progress=progress)
+        self._failures = Failures(self._clock.now_us)
         self._untimed = 0
 
     def run(self) -> RunReport:
@@ -82,6 +89,7 @@ class _BatchRun:
         topic = (
             open_topic(self._log, sink, self._plan.schema) if isinstance(sink, TopicSink) else None
         )
+        dead = None if self._collect else open_dead_letters(self._log, self._plan, self._name)
         started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
         with step_errors(f"flow {self._name!r}"):
             frame = self._computed(started_us)
@@ -101,7 +109,10 @@ class _BatchRun:
             "start_wait": self._figures.start_wait,
             "process": _lasted(computed_s - started_s, self._figures.rows_in),
         }
-        self._commit([] if topic is None else [(topic, table)], messages, delays)
+        outputs = [] if topic is None else [(topic, table)]
+        if dead is not None and (letters := self._failures.take()) is not None:
+            outputs.append((dead, letters))
+        self._commit(outputs, messages, delays)
         reach("flow.batch_committed")
         ended_s = self._clock.monotonic_s()
         published = {"publish": _lasted(ended_s - computed_s, self._figures.rows_in)}
@@ -114,6 +125,7 @@ class _BatchRun:
             rows_out=written.rows,
             late=0,
             untimed=self._untimed,
+            failed=self._failures.count,
             batches=1,
             started_us=started_us,
             duration_us=round((ended_s - started_s) * 1e6),
@@ -158,7 +170,8 @@ class _BatchRun:
         self, first: int, last: int, schemas: tuple[pa.Schema, ...], frame: pl.LazyFrame
     ) -> pl.LazyFrame:
         steps = self._plan.steps[first:last]
-        return StepRunner(steps, schemas[first], first_number=first + 1).apply(frame)
+        runner = StepRunner(steps, schemas[first], first_number=first + 1, failures=self._failures)
+        return runner.apply(frame)
 
     def _aggregated(
         self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame

@@ -11,8 +11,9 @@ from millstream.engines.local.delays import record_delays
 from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_errors import step_errors
+from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_intake import Intake, Taken
-from millstream.engines.local.flow_sinks import commit_staged, open_topic
+from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
 from millstream.engines.local.flow_steps import to_arrow
 from millstream.engines.local.flow_windowing import Computed, StatelessStream, WindowedStream
 from millstream.engines.local.log import LocalLog
@@ -102,9 +103,13 @@ class StreamRun:
         self._sink = None if plan.sink is None else open_topic(log, plan.sink, plan.schema)
         self._calls = plan.calls
         at = plan.aggregation_at()
+        self._failures = Failures(self._clock.now_us)
         self._compute = (
-            StatelessStream(plan) if at is None else WindowedStream(plan, claim, log.store.path)
+            StatelessStream(plan, self._failures)
+            if at is None
+            else WindowedStream(plan, claim, log.store.path, self._failures)
         )
+        self._dead_sink = open_dead_letters(log, plan, claim.name)
         self._late_sink = self._open_late_sink(plan)
         self._positions = dict(claim.positions)
         offsets = {number: at.next_offset for number, at in claim.positions.items()}
@@ -214,6 +219,8 @@ class StreamRun:
         if self._late_sink is not None and computed.late_rows is not None:
             schema = self._compute.late_schema
             outputs.append((self._late_sink, to_arrow(computed.late_rows, schema)))
+        if self._dead_sink is not None and (letters := self._failures.take()) is not None:
+            outputs.append((self._dead_sink, letters))
         step = Step(
             positions=positions,
             closed_until_us=computed.closed_until_us,
@@ -264,6 +271,7 @@ class StreamRun:
             rows_out=self._totals.rows_out,
             late=self._totals.late,
             untimed=self._totals.untimed,
+            failed=self._failures.count,
             batches=self._totals.batches,
             started_us=self._started_us,
             duration_us=round((self._clock.monotonic_s() - self._started_s) * 1e6),

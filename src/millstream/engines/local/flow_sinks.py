@@ -12,9 +12,12 @@ import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.append import SegmentGone, Staged
+from millstream.engines.local.flow_events import DEAD_SCHEMA
 from millstream.engines.local.log import LocalLog
 from millstream.flows.kinds import widened
+from millstream.flows.plan import Plan
 from millstream.flows.source import FileSink, TopicSink
+from millstream.flows.steps import MapEvents
 from millstream.log.definition import TopicInfo, topic_spec
 from millstream.primitives.errors import PlanError, StoreStopped, UnknownTopic
 from millstream.primitives.schema import describe
@@ -59,6 +62,12 @@ def open_topic(log: LocalLog, sink: TopicSink, schema: pa.Schema) -> TopicInfo:
         compaction=False,
     )
     return log.create_topic(spec)
+
+
+def open_dead_letters(log: LocalLog, plan: Plan, flow: str) -> TopicInfo | None:
+    """Return the topic of the events that functions of the plan fail for, made if it is missing; None if none asks."""
+    asked = any(isinstance(s, MapEvents) and s.on_error == "dead_letter" for s in plan.steps)
+    return open_topic(log, TopicSink(f"{flow}.dead"), DEAD_SCHEMA) if asked else None
 
 
 def _refuse_other_columns(info: TopicInfo, schema: pa.Schema) -> None:

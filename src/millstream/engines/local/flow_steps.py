@@ -8,8 +8,20 @@ import polars as pl
 import pyarrow as pa
 from polars.io.plugins import register_io_source
 
+from millstream.engines.local.flow_events import EventCaller, Failures
 from millstream.engines.local.flow_expression import can_fail, compiled, computed, dtype
-from millstream.flows.plan import Filter, Join, MapBatches, Select, Step, WithColumns
+from millstream.flows.steps import (
+    Explode,
+    Filter,
+    Join,
+    Limit,
+    MapBatches,
+    MapEvents,
+    Select,
+    Sort,
+    Step,
+    WithColumns,
+)
 from millstream.primitives.errors import MillstreamError, StepError
 from millstream.primitives.schema import describe
 
@@ -77,10 +89,12 @@ class StepRunner:
         schema: pa.Schema,
         *,
         first_number: int,
+        failures: Failures,
         carried: tuple[str, ...] = (),
     ) -> None:
         """``schema`` is that of the first step's input; ``first_number`` counts from 1 in messages."""
         self.carried = carried
+        self._failures = failures
         self._parts: list[tuple[Step, pa.Schema, str]] = []
         for offset, step in enumerate(steps):
             where = f"step {first_number + offset}, {step.name}"
@@ -121,8 +135,27 @@ class StepRunner:
                     maintain_order="left",
                     coalesce=True,
                 )
+        return self._apply_rows(step, schema, where, frame)
+
+    def _apply_rows(
+        self, step: Step, schema: pa.Schema, where: str, frame: pl.LazyFrame
+    ) -> pl.LazyFrame:
+        """Apply a step that does not keep rows as they are."""
+        match step:
             case MapBatches():
                 return mapped(step, frame, schema, where=where)
+            case MapEvents():
+                caller = EventCaller(step, where, self._failures)
+                return mapped(MapBatches(caller, step.schema), frame, schema, where=where)
+            case Explode(column=column):
+                filled = frame.filter(pl.col(column).list.len() > 0)
+                return widen(
+                    filled.explode(column), polars_schema(step.output(schema, where=where))
+                )
+            case Sort(by=by, descending=descending):
+                return frame.sort(list(by), descending=descending, nulls_last=descending)
+            case Limit(rows=rows):
+                return frame.head(rows)
         raise AssertionError(f"{step.name} is not a stateless step")
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from millstream.engines.local.flow_aggregate import GroupKernel
 from millstream.engines.local.flow_catalog import Claim
+from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_sources import event_times
 from millstream.engines.local.flow_state import StateChange, WindowState
@@ -66,9 +67,9 @@ class StatelessStream:
 
     closed_until_us = TIME_MIN
 
-    def __init__(self, plan: Plan) -> None:
+    def __init__(self, plan: Plan, failures: Failures) -> None:
         """Compile."""
-        self._steps = StepRunner(plan.steps, plan.source.schema, first_number=1)
+        self._steps = StepRunner(plan.steps, plan.source.schema, first_number=1, failures=failures)
         self.late_schema = plan.source.schema
 
     def process(
@@ -102,7 +103,14 @@ class _Stage:
     """One aggregation by window and the steps behind it, up to the next aggregation or the end."""
 
     def __init__(
-        self, plan: Plan, number: int, at: int, end: int, claim: Claim, where: Path
+        self,
+        plan: Plan,
+        number: int,
+        at: int,
+        end: int,
+        claim: Claim,
+        where: Path,
+        failures: Failures,
     ) -> None:
         """Compile, and load the state that the last commit left; ``at`` is where it stands, ``end`` where the next."""
         step, schemas = plan.steps[at], plan.schemas()
@@ -112,7 +120,9 @@ class _Stage:
         self.kernel = GroupKernel(step, schemas[at], where=f"step {at + 1}, agg")
         assert self.kernel.kind is not None
         self.kind = self.kernel.kind
-        self._after = StepRunner(plan.steps[at + 1 : end], schemas[at + 1], first_number=at + 2)
+        self._after = StepRunner(
+            plan.steps[at + 1 : end], schemas[at + 1], first_number=at + 2, failures=failures
+        )
         self.closed_until_us = claim.closed_until_us.get(number, TIME_MIN)
         self.state = WindowState(self.kernel, closed_until_us=self.closed_until_us)
         self.state.load(claim.state.get(number, ()), where=f"{where}, flow {claim.name!r}")
@@ -150,24 +160,27 @@ class _Stage:
 class WindowedStream:
     """Steps up to an aggregation by window, the steps behind it, and further aggregations of what it gives."""
 
-    def __init__(self, plan: Plan, claim: Claim, where: Path) -> None:
+    def __init__(self, plan: Plan, claim: Claim, where: Path, failures: Failures) -> None:
         """Compile, and load the state that the last commit left."""
         anchor = event_time_anchor(plan)
         assert anchor is not None
         ats = plan.aggregations_at()
         schemas = plan.schemas()
         self._stages = [
-            _Stage(plan, number, at, end, claim, where)
+            _Stage(plan, number, at, end, claim, where, failures)
             for number, (at, end) in enumerate(zip(ats, [*ats[1:], len(plan.steps)], strict=True))
         ]
         self._times = [inherited_time(plan, ats[n - 1], ats[n]) for n in range(1, len(ats))]
         self._anchor = anchor
         self._anchor_schema = schemas[anchor.steps]
-        self._to_anchor = StepRunner(plan.steps[: anchor.steps], schemas[0], first_number=1)
+        self._to_anchor = StepRunner(
+            plan.steps[: anchor.steps], schemas[0], first_number=1, failures=failures
+        )
         self._to_window = StepRunner(
             plan.steps[anchor.steps : ats[0]],
             self._anchor_schema,
             first_number=anchor.steps + 1,
+            failures=failures,
             carried=(MARK,),
         )
         self.late_schema: pa.Schema = schemas[ats[0]]

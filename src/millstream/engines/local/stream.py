@@ -24,6 +24,7 @@ from millstream.flows.fingerprint import fingerprint
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSource
+from millstream.flows.steps import Limit, Sort
 from millstream.primitives.errors import PlanError
 
 
@@ -57,6 +58,14 @@ class LocalStream:
                 where="write",
                 expected="two different topics",
             )
+        for number, step in enumerate(plan.steps, 1):
+            if isinstance(step, (Sort, Limit)):
+                raise PlanError(
+                    f"{step.text()} would never be finished: a stream has no end",
+                    where=f"step {number}, {step.name}",
+                    expected="steps that need no end",
+                    next_step="run() the flow as a batch; a window can keep the greatest: ms.top_k(…)",
+                )
         _check_aggregations(plan)
 
     def stream(
