@@ -9,6 +9,10 @@ Everything a user needs is here; the folders below are for those who read or ext
 from millstream.app import App
 from millstream.flows.aggregate import (
     Aggregate,
+    aggregator,
+    arg_max,
+    arg_min,
+    collect,
     count,
     first,
     last,
@@ -20,6 +24,7 @@ from millstream.flows.aggregate import (
     quantile,
     std,
     sum,
+    top_k,
     var,
 )
 from millstream.flows.expression import Expression, col, lit, when
@@ -75,11 +80,15 @@ __all__ = [
     "Timestamp",
     "Topic",
     "Unique",
+    "aggregator",
+    "arg_max",
+    "arg_min",
     "calendar",
     "chain",
     "chord",
     "chunks",
     "col",
+    "collect",
     "count",
     "cron",
     "errors",
@@ -101,6 +110,7 @@ __all__ = [
     "starmap",
     "std",
     "sum",
+    "top_k",
     "tumbling",
     "var",
     "when",

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from millstream.flows import aggregate as agg
+from millstream.flows.expression import col
 from millstream.flows.flow import Flow
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import PlanError, StepError
@@ -206,6 +207,17 @@ def test_nulls_come_first_in_order_and_last_in_reverse(world: LocalWorld) -> Non
     floats = table.sort("f", descending=True).collect()["f"].to_pylist()
     assert floats[0] != floats[0]
     assert floats[1:] == [1.0, None]
+
+
+def test_a_quotient_does_not_depend_on_how_many_rows_come_together(world: LocalWorld) -> None:
+    # In a frame of one row Polars multiplies by the reciprocal: 53 / 3 has another last digit then.
+    for rows in (1, 2):
+        table = world.table(pa.table({"a": [53] * rows, "b": [3] * rows}))
+        flow = table.select("b", q=col("a") / col("b"), c=col("a") / 3)
+        assert flow.collect().to_pylist() == [{"b": 3, "q": 53 / 3, "c": 53 / 3}] * rows
+        assert table.agg(m=agg.sum("a")).select(m=col("m") / 3).collect()["m"].to_pylist() == [
+            53 * rows / 3
+        ]
 
 
 def test_distinct_keeps_each_combination_once(world: LocalWorld) -> None:

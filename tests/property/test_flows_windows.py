@@ -56,8 +56,21 @@ KINDS = {
     "session": session("3m"),
     "sliding": sliding("6m"),
 }
+spread = agg.aggregator(
+    init=list,
+    add=lambda state, value: merged_bounds(state, [value, value]),
+    merge=lambda one, other: merged_bounds(one, other),
+    finish=lambda state: state[1] - state[0] if state else None,
+    returns=int,
+    name="spread",
+)
 Row = dict[str, object]
 Bounds = tuple[datetime, datetime]
+
+
+def merged_bounds(one: list[int], other: list[int]) -> list[int]:
+    both = [*one, *other]
+    return [min(both), max(both)] if both else []
 
 
 def rows_of(events: Iterable[tuple[str | None, int | None, int, int]]) -> list[Row]:
@@ -73,7 +86,13 @@ def rows_of(events: Iterable[tuple[str | None, int | None, int, int]]) -> list[R
 def flow_of(world: LocalWorld, windows: Windows) -> Flow:
     windowed = world.read("events").window(windows, on="at", late=f"{LATE_S}s", keep_late=True)
     return windowed.group_by("k").agg(
-        rows=agg.count(), total=agg.sum("n"), last=agg.last("n", by="at"), mean=agg.mean("n")
+        rows=agg.count(),
+        total=agg.sum("n"),
+        last=agg.last("n", by="at"),
+        mean=agg.mean("n"),
+        all=agg.collect("n", by="at"),
+        most=agg.top_k("n", 2),
+        spread=spread("n"),
     )
 
 
@@ -142,6 +161,10 @@ def counted(windows: Windows, rows: list[Row]) -> list[Row]:
     return [_group(bounds, key, group) for (bounds, key), group in groups.items()]
 
 
+def place(row: Row) -> tuple[object, int]:
+    return row["at"], -101 if row["n"] is None else row["n"]
+
+
 def _group(bounds: Bounds, key: object, group: list[Row]) -> Row:
     numbers = [row["n"] for row in group if row["n"] is not None]
     latest = max(row["at"] for row in group)
@@ -154,6 +177,9 @@ def _group(bounds: Bounds, key: object, group: list[Row]) -> Row:
         "total": sum(numbers) if numbers else None,
         "last": max(lasts) if lasts else None,
         "mean": sum(numbers) / len(numbers) if numbers else None,
+        "all": [row["n"] for row in sorted(group, key=place) if row["n"] is not None],
+        "most": sorted(numbers, reverse=True)[:2],
+        "spread": max(numbers) - min(numbers) if numbers else None,
     }
 
 

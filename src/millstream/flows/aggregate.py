@@ -13,6 +13,9 @@ result: *partial* turns rows into a small state, *merge* joins two states, *fina
     var, std             n, mean, m2                   m2 / (n - ddof), its root; null if n <= ddof
     n_unique             the distinct values           how many; nulls are not counted
     quantile             the values                    sorted, linear interpolation
+    collect (by)         the values, with their order  a list in that order, then by value
+    top_k                the k greatest values         a list, the greatest first
+    a user's own         what ``add`` and ``merge`` make   what ``finish`` makes of it
 
 Nulls are ignored by all but ``count()``. var and std merge as in Chan, Golub and LeVeque, "Updating formulae and a
 pairwise algorithm for computing sample variances" (1979).
@@ -20,7 +23,9 @@ pairwise algorithm for computing sample variances" (1979).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pyarrow as pa
 
@@ -33,10 +38,27 @@ from millstream.flows.kinds import (
     INTEGER,
     is_number,
     is_ordered,
+    kind_named,
 )
 from millstream.primitives.errors import PlanError
 
 _SUMMED = (INTEGER, FLOAT, DURATION)
+
+
+@dataclass(frozen=True)
+class OwnAggregator:
+    """An aggregate of a user's own; call it with a column: ``geometric("price")``. See ``aggregator``."""
+
+    name: str
+    init: Callable[[], Any]
+    add: Callable[[Any, Any], Any]
+    merge: Callable[[Any, Any], Any]
+    finish: Callable[[Any], Any]
+    returns: pa.DataType
+
+    def __call__(self, of: str | Expression) -> Aggregate:
+        """Return the aggregate of a column or expression."""
+        return Aggregate(self.name, _expression(of), own=self)
 
 
 @dataclass(frozen=True)
@@ -48,6 +70,8 @@ class Aggregate:
     by: Expression | None = None
     q: float | None = None
     ddof: int | None = None
+    k: int | None = None
+    own: OwnAggregator | None = None
 
     def text(self) -> str:
         """Return the canonical text: equal texts mean equal aggregates."""
@@ -55,6 +79,7 @@ class Aggregate:
         parts += [] if self.by is None else [f"by={self.by.text()}"]
         parts += [] if self.q is None else [f"q={self.q!r}"]
         parts += [] if self.ddof is None else [f"ddof={self.ddof}"]
+        parts += [] if self.k is None else [f"k={self.k}"]
         return f"{self.function}({', '.join(parts)})"
 
     def substituted(self, *, of: Expression | None, by: Expression | None) -> Aggregate:
@@ -131,11 +156,69 @@ def median(of: str | Expression) -> Aggregate:
     return quantile(of, 0.5)
 
 
+def arg_min(of: str | Expression, *, by: str | Expression) -> Aggregate:
+    """Return ``of`` where ``by`` is least; among equal ones the least value. The same as ``first``."""
+    return first(of, by=by)
+
+
+def arg_max(of: str | Expression, *, by: str | Expression) -> Aggregate:
+    """Return ``of`` where ``by`` is greatest; among equal ones the greatest value. The same as ``last``."""
+    return last(of, by=by)
+
+
+def collect(of: str | Expression, *, by: str | Expression | None = None) -> Aggregate:
+    """Return the values as a list, in the order of ``by`` and then by value; nulls are left out.
+
+    Not in the order of arrival, which a batch and a stream do not share. The state grows with the rows.
+    """
+    return Aggregate("collect", _expression(of), None if by is None else _expression(by))
+
+
+def top_k(of: str | Expression, k: int) -> Aggregate:
+    """Return the ``k`` greatest values as a list, the greatest first; NaN is greater than every number.
+
+    Raises PlanError unless ``k`` is positive.
+    """
+    if k < 1:
+        raise PlanError(f"the {k} greatest values", expected="at least one")
+    return Aggregate("top_k", _expression(of), k=k)
+
+
+def aggregator(
+    *,
+    init: Callable[[], Any],
+    add: Callable[[Any, Any], Any],
+    merge: Callable[[Any, Any], Any],
+    finish: Callable[[Any], Any],
+    returns: object,
+    name: str | None = None,
+) -> OwnAggregator:
+    """Return an aggregate of your own, to be called with a column: ``.agg(g=geometric("price"))``.
+
+    ``init()`` makes the state of nothing, ``add(state, value)`` takes a value in (nulls are left out), ``merge(state,
+    state)`` joins two, ``finish(state)`` gives the result, of the type ``returns``, or None. For a batch and a stream
+    to agree, it must not matter in which order values are added and states merged. A state is stored as MessagePack:
+    numbers, texts, bytes, lists and dicts of them. ``name`` stands for it in the plan, and so in the rule whether a
+    stream may go on; left out, it is that of ``add``.
+    """
+    chosen: str = name or str(getattr(add, "__qualname__", "aggregator"))
+    kind = kind_named(returns, where=f"the aggregator {chosen}")
+    return OwnAggregator(chosen, init, add, merge, finish, kind)
+
+
 def aggregate_kind(aggregate: Aggregate, schema: pa.Schema, *, where: str) -> pa.DataType:
     """Return the type of the aggregate's value over ``schema``. Raises PlanError if it has none."""
     if aggregate.of is None:
         return INTEGER
     kind = infer(aggregate.of, schema, where=where)
+    if aggregate.by is not None:
+        order = infer(aggregate.by, schema, where=where)
+        _fits(aggregate, order, is_ordered(order), "an order: by= of a type that has one", where)
+    return aggregate.own.returns if aggregate.own is not None else _result(aggregate, kind, where)
+
+
+def _result(aggregate: Aggregate, kind: pa.DataType, where: str) -> pa.DataType:
+    """Return the type of an aggregate of values of a type. Raises PlanError if it does not fit them."""
     match aggregate.function:
         case "count":
             return INTEGER
@@ -148,12 +231,9 @@ def aggregate_kind(aggregate: Aggregate, schema: pa.Schema, *, where: str) -> pa
         case "mean" | "var" | "std" | "quantile":
             _fits(aggregate, kind, is_number(kind), "numbers", where)
             return FLOAT
-        case "min" | "max" | "first" | "last":
+        case "min" | "max" | "first" | "last" | "collect" | "top_k":
             _fits(aggregate, kind, is_ordered(kind), "values that have an order", where)
-    if aggregate.by is not None:
-        order = infer(aggregate.by, schema, where=where)
-        _fits(aggregate, order, is_ordered(order), "an order: by= of a type that has one", where)
-    return kind
+    return pa.list_(kind) if aggregate.function in ("collect", "top_k") else kind
 
 
 def _fits(aggregate: Aggregate, kind: pa.DataType, fits: bool, words: str, where: str) -> None:

@@ -9,12 +9,11 @@ State is a frame: the window (see ``flow_windows``) and the keys, how many rows 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import polars as pl
 import pyarrow as pa
 
-from millstream.engines.local.flow_expression import computed, dtype
+from millstream.engines.local.flow_expression import computed, divided, dtype
+from millstream.engines.local.flow_kernel import Kernel, own_kernel
 from millstream.engines.local.flow_windows import FLOOR, TIME, Parts, WindowKind, window_kind
 from millstream.flows.aggregate import Aggregate
 from millstream.flows.expression import Column, Expression, Literal
@@ -27,15 +26,6 @@ from millstream.primitives.errors import StepError
 
 ROWS = "__ms_rows"
 _HALF = 2**32
-
-
-@dataclass(frozen=True)
-class Kernel:
-    """One aggregate in Polars: expressions by the name of the state column, and the result."""
-
-    partial: dict[str, pl.Expr]
-    merge: dict[str, pl.Expr]
-    final: pl.Expr
 
 
 class GroupKernel:
@@ -139,6 +129,32 @@ def _kernel(aggregate: Aggregate, index: int, schema: pa.Schema) -> Kernel:
         return _count(index, pl.len().cast(pl.Int64))
     kind = infer(aggregate.of, schema, where=aggregate.text())
     value = pl.col(_of(index))
+    if aggregate.own is not None:
+        return own_kernel(aggregate.own, value, _part(index, "state"))
+    if aggregate.by is not None and aggregate.function in ("first", "last"):
+        order = infer(aggregate.by, schema, where=aggregate.text())
+        return _ordered(index, value, kind, order, aggregate.function)
+    return _kept(aggregate, index, value) or _reduced(aggregate, index, value, kind)
+
+
+def _kept(aggregate: Aggregate, index: int, value: pl.Expr) -> Kernel | None:
+    """Return the kernel of an aggregate that keeps values; None if it is none of them."""
+    match aggregate.function:
+        case "collect":
+            return _collected(index, value, has_order=aggregate.by is not None)
+        case "top_k":
+            assert aggregate.k is not None
+            return _greatest(index, value, aggregate.k)
+        case "n_unique":
+            return _distinct(index, value)
+        case "quantile":
+            assert aggregate.q is not None
+            return _quantile(index, value.cast(pl.Float64), aggregate.q)
+    return None
+
+
+def _reduced(aggregate: Aggregate, index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
+    """Return the kernel of an aggregate whose state is a few numbers, or one value."""
     match aggregate.function:
         case "count":
             return _count(index, value.count().cast(pl.Int64))
@@ -148,17 +164,8 @@ def _kernel(aggregate: Aggregate, index: int, schema: pa.Schema) -> Kernel:
             return _mean(index, value, kind)
         case "min" | "max":
             return _extreme(index, value, kind, aggregate.function)
-        case "first" | "last":
-            assert aggregate.by is not None
-            order = infer(aggregate.by, schema, where=aggregate.text())
-            return _ordered(index, value, kind, order, aggregate.function)
         case "var" | "std":
             return _spread(index, value, aggregate)
-        case "n_unique":
-            return _distinct(index, value)
-        case "quantile":
-            assert aggregate.q is not None
-            return _quantile(index, value.cast(pl.Float64), aggregate.q)
     raise AssertionError(f"{aggregate.function} has no kernel")
 
 
@@ -180,7 +187,7 @@ def _sum(index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
 
 def _mean(index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
     partial, merge, total, n = _total(index, value, kind)
-    return Kernel(partial, merge, pl.when(n > 0).then(total.cast(pl.Float64) / n))
+    return Kernel(partial, merge, divided("div", total.cast(pl.Float64), n.cast(pl.Float64)))
 
 
 def _total(
@@ -255,6 +262,34 @@ def _distinct(index: int, value: pl.Expr) -> Kernel:
         {values: pl.col(values).explode().drop_nulls().unique().implode()},
         pl.col(values).list.len().cast(pl.Int64),
     )
+
+
+def _collected(index: int, value: pl.Expr, *, has_order: bool) -> Kernel:
+    values = _part(index, "values")
+    element = pl.element()
+    if not has_order:
+        merge = pl.col(values).explode().drop_nulls().implode()
+        return Kernel(
+            {values: value.drop_nulls().implode()}, {values: merge}, pl.col(values).list.sort()
+        )
+    pair = pl.struct(pl.col(_by(index)).alias("o"), value.alias("v")).filter(value.is_not_null())
+    o, v = element.struct.field("o"), element.struct.field("v")
+    # An empty list of pairs gives one null when it is exploded.
+    pairs = pl.col(values).explode()
+    return Kernel(
+        {values: pair.implode()},
+        {values: pairs.filter(pairs.is_not_null()).implode()},
+        pl.col(values).list.eval(v.sort_by(o, v, nulls_last=False)),
+    )
+
+
+def _greatest(index: int, value: pl.Expr, k: int) -> Kernel:
+    values = _part(index, "values")
+
+    def most(of: pl.Expr) -> pl.Expr:
+        return of.drop_nulls().sort(descending=True).head(k).implode()
+
+    return Kernel({values: most(value)}, {values: most(pl.col(values).explode())}, pl.col(values))
 
 
 def _quantile(index: int, value: pl.Expr, q: float) -> Kernel:

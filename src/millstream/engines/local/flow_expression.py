@@ -7,12 +7,14 @@ here and nowhere else:
     integers beyond 64 bits are an error     wrap around
     x / 0 is null                            infinite
     float // and % as Python's               rounds the quotient first
+    float / as Python's                      times the reciprocal when a side is one value, or one row
     what is not needed cannot fail           all branches are computed for all rows
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -154,7 +156,7 @@ class _Compiler:
                 return left % right if operator == "mod" else left // right
             return _checked(operator, left, right, expression.text())
         if operator in ("div", "floordiv", "mod"):
-            return _divided(operator, left.cast(pl.Float64), right.cast(pl.Float64))
+            return divided(operator, left.cast(pl.Float64), right.cast(pl.Float64))
         if result == FLOAT:
             left, right = left.cast(pl.Float64), right.cast(pl.Float64)
         return _FLOATING[operator](left, right)
@@ -252,10 +254,9 @@ def _stays_inside(operator: str, left: tuple[int, int], right: tuple[int, int]) 
     return min(corners) >= _INTEGER_MIN and max(corners) <= _INTEGER_MAX
 
 
-def _divided(operator: str, left: pl.Expr, right: pl.Expr) -> pl.Expr:
-    if operator == "div":
-        return pl.when(right != 0).then(left / right)
-    function = np.floor_divide if operator == "floordiv" else np.mod
+def divided(operator: str, left: pl.Expr, right: pl.Expr) -> pl.Expr:
+    """Return floats divided as Python divides them (``div``, ``floordiv``, ``mod``); by zero or a null it is null."""
+    function = _QUOTIENTS[operator]
 
     def compute(sides: Sequence[pl.Series]) -> pl.Series:
         with np.errstate(all="ignore"):
@@ -265,6 +266,11 @@ def _divided(operator: str, left: pl.Expr, right: pl.Expr) -> pl.Expr:
     return pl.when((right != 0) & left.is_not_null()).then(both)
 
 
+_QUOTIENTS: dict[str, Callable[..., Any]] = {
+    "div": np.true_divide,
+    "floordiv": np.floor_divide,
+    "mod": np.mod,
+}
 _NUMBERS: dict[str, Callable[[int, int], int]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
