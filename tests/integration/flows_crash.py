@@ -61,6 +61,8 @@ def main() -> None:
         flow(world).write("out").stream(until="end", batch_events=BATCH_EVENTS)
     elif what == "batch":
         flow(world).write("out").run()
+    elif what.endswith("/"):
+        flow(world).write(what).stream(until="end", batch_events=BATCH_EVENTS)
     else:
         flow(world).write(Path(what)).run()
 

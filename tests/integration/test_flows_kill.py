@@ -59,6 +59,30 @@ def test_a_killed_stream_goes_on_as_if_nothing_had_happened(
         assert world.events("out.late") == []
 
 
+@pytest.mark.parametrize(
+    ("step", "nth"),
+    [
+        ("flow.file_written", 1),
+        ("flow.file_written", 3),
+        ("flow.applied", 5),
+        ("flow.committed", 5),
+        ("flow.file_renamed", 1),
+        ("flow.file_renamed", 3),
+    ],
+)
+def test_a_killed_stream_of_files_leaves_each_row_once(
+    store_path: Path, tmp_path: Path, step: str, nth: int
+) -> None:
+    filled(store_path)
+    out = tmp_path / "out"
+    run_until_killed(store_path, f"{out}/", step, nth)
+    with LocalWorld(store_path) as world:
+        flow = flows_crash.flow(world)
+        flow.write(f"{out}/").stream(until="end", batch_events=flows_crash.BATCH_EVENTS)
+        rows = [row for path in out.glob("[!.]*") for row in pl.read_parquet(path).to_dicts()]
+        assert in_order(rows) == in_order(flow.collect().to_pylist())
+
+
 @pytest.mark.parametrize("step", ["flow.batch_computed", "flow.staged", "commit.before"])
 def test_a_killed_batch_leaves_nothing_in_the_topic(store_path: Path, step: str) -> None:
     filled(store_path)

@@ -22,7 +22,7 @@ from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.kinds import LiteralValue, widened_schema
 from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import FileSink, RowCalls, TopicSink
+from millstream.flows.source import FileSink, RowCalls, TopicSink, file_sink, is_path
 from millstream.flows.steps import (
     BatchFunction,
     Event,
@@ -235,11 +235,18 @@ class Flow:
         return GroupedFlow(self, None, ()).agg(**aggregates)
 
     def write(
-        self, target: str | PurePath | Named, *, key: str | None = None, partitions: int = 1
+        self,
+        target: str | PurePath | Named,
+        *,
+        key: str | None = None,
+        partitions: int = 1,
+        file_format: str | None = None,
     ) -> Flow:
-        """Name where the output goes: a topic, a ``.parquet`` file, or a directory (ending in ``/``).
+        """Name where the output goes: a topic, a file (``.parquet``, ``.csv``, ``.jsonl``, ``.arrow``), or a directory.
 
-        A topic is made on first use, with ``partitions`` partitions chosen by the column ``key``.
+        A topic is made on first use, with ``partitions`` partitions chosen by the column ``key``. A path that ends in
+        ``/`` is a directory: each run adds a file of ``file_format`` to it (Parquet unless said otherwise), and a
+        stream one for each micro-batch, exactly once.
         """
         where = f"step {len(self.plan.steps) + 1}, write"
         if hasattr(target, "row_calls"):
@@ -256,15 +263,14 @@ class Flow:
                 expected=f"one of: {', '.join(self.schema.names)}",
             )
         text = str(target) if isinstance(target, str | PurePath) else target.name
-        is_file = isinstance(target, PurePath) or "/" in text or text.endswith(".parquet")
-        if not is_file:
+        if not is_path(target, text):
             sink: TopicSink | FileSink = TopicSink(text, key, partitions)
         elif key is not None or partitions != 1:
             raise PlanError(
                 "a file has no key and no partitions", where=where, expected="neither of them"
             )
         else:
-            sink = FileSink(text.rstrip("/"), directory=not text.endswith(".parquet"))
+            sink = file_sink(text, file_format, self.schema, where=where)
         return self._ended(replace(self.plan, sink=sink), where)
 
     def enqueue(self, call: Callee, *, task_id: str | None = None) -> Flow:

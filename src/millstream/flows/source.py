@@ -4,11 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Protocol
 
 import pyarrow as pa
 
+from millstream.primitives.errors import PlanError
+
 FILE_FORMATS = ("parquet", "csv", "jsonl", "arrow")
+FORMAT_OF_SUFFIX = {
+    ".parquet": "parquet",
+    ".csv": "csv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".arrow": "arrow",
+    ".feather": "arrow",
+    ".ipc": "arrow",
+}
 
 
 @dataclass(frozen=True)
@@ -68,14 +80,43 @@ class TopicSink:
 
 @dataclass(frozen=True)
 class FileSink:
-    """One Parquet file, or a new file in a directory for each run. Appears whole or not at all."""
+    """One file, or a directory with a new file for each run or micro-batch. Each appears whole or not at all."""
 
     path: str
     directory: bool
+    file_format: str = "parquet"
 
     def text(self) -> str:
         """Return the canonical text."""
-        return f"parquet {'directory' if self.directory else 'file'} {self.path!r}"
+        return f"{self.file_format} {'directory' if self.directory else 'file'} {self.path!r}"
+
+
+def is_path(target: object, text: str) -> bool:
+    """Return whether a target is a file or a directory, and not the name of a topic."""
+    return isinstance(target, PurePath) or "/" in text or PurePath(text).suffix in FORMAT_OF_SUFFIX
+
+
+def file_sink(text: str, file_format: str | None, schema: pa.Schema, *, where: str) -> FileSink:
+    """Return the file or directory of that path as a sink. Raises PlanError for what its format cannot hold."""
+    of_suffix = None if text.endswith("/") else FORMAT_OF_SUFFIX.get(PurePath(text).suffix)
+    chosen = file_format or of_suffix or "parquet"
+    if chosen not in FILE_FORMATS or (of_suffix is not None and chosen != of_suffix):
+        raise PlanError(
+            f"{text!r} cannot be written as {chosen!r}",
+            where=where,
+            expected=f"one of {', '.join(FILE_FORMATS)}, as the name says if it ends in one",
+            next_step="leave file_format out, or give the path of a directory",
+        )
+    for column in schema:
+        nested = pa.types.is_nested(column.type) and chosen == "csv"
+        if nested or (pa.types.is_binary(column.type) and chosen in ("csv", "jsonl")):
+            raise PlanError(
+                f"{chosen} cannot hold column {column.name!r}: {column.type}",
+                where=where,
+                expected="numbers, texts, booleans and times",
+                next_step="select() it away, or write Parquet or Arrow",
+            )
+    return FileSink(text.rstrip("/"), directory=of_suffix is None, file_format=chosen)
 
 
 Sink = TopicSink | FileSink

@@ -18,11 +18,11 @@ from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
 from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_files import write_file
 from millstream.engines.local.flow_sinks import (
     commit_staged,
     open_dead_letters,
     open_topic,
-    write_file,
 )
 from millstream.engines.local.flow_sources import ReadFigures, batch_frame
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
@@ -95,7 +95,8 @@ class _BatchRun:
             frame = self._computed(started_us)
             if isinstance(sink, FileSink):
                 # A file is written while it is computed, so its publishing is part of the processing.
-                _, rows = write_file(sink, frame, new_id(self._clock))
+                file, rows = write_file(sink, frame, new_id(self._clock))
+                file.publish()
                 written = _Written(rows)
                 computed_s = self._clock.monotonic_s()
             else:

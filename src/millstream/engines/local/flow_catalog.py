@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from millstream.engines.local.flow_files import Written, publish_all
 from millstream.engines.local.flow_state import Blob, StateChange
 from millstream.flows.fingerprint import difference
 from millstream.flows.watermark import TIME_MIN
@@ -37,6 +38,8 @@ class Claim:
     """Up to where the windows of each aggregation are closed, by its number; without an entry none was closed."""
     state: Mapping[int, tuple[Blob, ...]] = field(default_factory=dict)
     """The state of each aggregation, by its number."""
+    files: tuple[tuple[str, str], ...] = ()
+    """Files of the last commit, as they are named and as they shall be: perhaps not renamed yet."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Step:
     rows_out: int
     late: int
     untimed: int
+    files: tuple[Written, ...] = ()
 
 
 def claim(store: Store, name: str, plan: tuple[str, ...], topic_id: int) -> Claim:
@@ -106,7 +110,8 @@ def _claiming(
         closed = dict(tx.run("flows/stages", (flow_id,)))
         if closed_until_us is not None:
             closed[0] = closed_until_us
-        return Claim(flow_id, name, epoch, positions, closed, state)
+        files = tuple((partial, final) for partial, final in tx.run("flows/files", (flow_id,)))
+        return Claim(flow_id, name, epoch, positions, closed, state, files)
 
     return work
 
@@ -164,6 +169,9 @@ def advance(tx: Transaction, owner: Claim, topic_id: int, step: Step) -> None:
             for number, at in step.positions.items()
         ],
     )
+    tx.run("flows/files_delete", (owner.flow_id,))
+    for file in step.files:
+        tx.run("flows/file_insert", (owner.flow_id, str(file.partial), str(file.final)))
     behind = [(owner.flow_id, *stage) for stage in step.closed_until_us.items() if stage[0]]
     if behind:
         tx.many("flows/stage_set", behind)
@@ -190,12 +198,14 @@ def forget(store: Store, name: str) -> None:
         return
     flow_id, epoch, owner = rows[0][:3]
     _refuse_running(store, name, owner)
+    publish_all([(partial, final) for partial, final in store.look("flows/files", (flow_id,))])
 
     def work(tx: Transaction) -> None:
         if tx.run("flows/delete", {"flow_id": flow_id, "epoch": epoch}):
             tx.run("flows/positions_delete", (flow_id,))
             tx.run("flows/state_delete", (flow_id,))
             tx.run("flows/stages_delete", (flow_id,))
+            tx.run("flows/files_delete", (flow_id,))
 
     store.write(work)
 

@@ -12,6 +12,7 @@ from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_files import Written, write_file
 from millstream.engines.local.flow_intake import Intake, Taken
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
 from millstream.engines.local.flow_steps import to_arrow
@@ -24,7 +25,9 @@ from millstream.flows.source import FileSink, TopicSink
 from millstream.flows.watermark import TIME_MIN, counting_partitions
 from millstream.log.definition import TopicInfo
 from millstream.primitives.clock import Clock
+from millstream.primitives.durability import Durability
 from millstream.primitives.histogram import PHASES, Histogram
+from millstream.primitives.identity import new_id
 from millstream.primitives.telemetry import reach
 from millstream.store import Transaction
 
@@ -99,8 +102,9 @@ class StreamRun:
         self._info = info
         self._batch_events = batch_events
         self._schema = plan.schema
-        assert not isinstance(plan.sink, FileSink), "refused when the plan was checked"
-        self._sink = None if plan.sink is None else open_topic(log, plan.sink, plan.schema)
+        sink = plan.sink
+        self._sink = open_topic(log, sink, plan.schema) if isinstance(sink, TopicSink) else None
+        self._directory = sink if isinstance(sink, FileSink) else None
         self._calls = plan.calls
         at = plan.aggregation_at()
         self._failures = Failures(self._clock.now_us)
@@ -221,6 +225,7 @@ class StreamRun:
             outputs.append((self._late_sink, to_arrow(computed.late_rows, schema)))
         if self._dead_sink is not None and (letters := self._failures.take()) is not None:
             outputs.append((self._dead_sink, letters))
+        files = self._written(computed)
         step = Step(
             positions=positions,
             closed_until_us=computed.closed_until_us,
@@ -229,6 +234,7 @@ class StreamRun:
             rows_out=computed.output.height,
             late=computed.late,
             untimed=computed.untimed,
+            files=files,
         )
         recorded = {**delays, "publish": self._published}
 
@@ -240,11 +246,23 @@ class StreamRun:
             record_delays(tx, "stream", self._claim.name, recorded)
             reach("flow.applied")
 
-        commit_staged(self._log, outputs, work)
+        # A file that has its name cannot be taken back, so what led to it must not be lost either.
+        durability = Durability.DISK if files else None
+        commit_staged(self._log, outputs, work, durability=durability)
         reach("flow.committed")
+        for file in files:
+            file.publish()
         # The time a commit takes is known only after it, so it is stored by the next one.
         self._published = Histogram()
         self._add(step, delays)
+
+    def _written(self, computed: Computed) -> tuple[Written, ...]:
+        """Write the output to a file of its own, if the flow ends in a directory."""
+        if self._directory is None or not computed.output.height:
+            return ()
+        frame = computed.output.select(self._schema.names).lazy()
+        with step_errors(f"flow {self._claim.name!r}"):
+            return (write_file(self._directory, frame, new_id(self._clock))[0],)
 
     def _add(self, step: Step, delays: dict[str, Histogram]) -> None:
         totals = self._totals

@@ -1,14 +1,11 @@
-"""Where the output of flows goes: topics, and Parquet files."""
+"""Where the output of flows goes: topics. Files are in ``flow_files``."""
 
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Protocol, TypeVar
 
-import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.append import SegmentGone, Staged
@@ -16,9 +13,10 @@ from millstream.engines.local.flow_events import DEAD_SCHEMA
 from millstream.engines.local.log import LocalLog
 from millstream.flows.kinds import widened
 from millstream.flows.plan import Plan
-from millstream.flows.source import FileSink, TopicSink
+from millstream.flows.source import TopicSink
 from millstream.flows.steps import MapEvents
 from millstream.log.definition import TopicInfo, topic_spec
+from millstream.primitives.durability import Durability
 from millstream.primitives.errors import PlanError, StoreStopped, UnknownTopic
 from millstream.primitives.schema import describe
 from millstream.primitives.telemetry import reach
@@ -88,16 +86,22 @@ def commit_staged(
     log: LocalLog,
     outputs: Sequence[tuple[TopicInfo, pa.Table]],
     work: StagedWork[T],
+    *,
+    durability: Durability | None = None,
 ) -> T:
     """Stage the outputs, then run ``work`` in one transaction with them; ``work`` applies them.
 
     A segment may be removed between the two, when a partition lost its last event: then both are done again.
     """
     for _ in range(STAGE_ATTEMPTS_MAX):
-        staged = [log.stage(info, table) for info, table in outputs if table.num_rows]
+        staged = [
+            log.stage(info, table, durability=durability)
+            for info, table in outputs
+            if table.num_rows
+        ]
         reach("flow.staged")
         try:
-            return log.store.write(functools.partial(work, staged=staged))
+            return log.store.write(functools.partial(work, staged=staged), durability=durability)
         except SegmentGone:
             continue
     raise StoreStopped(
@@ -106,36 +110,3 @@ def commit_staged(
         expected="a segment that stays between staging and commit",
         next_step="give the output topic a longer retention",
     )
-
-
-def write_file(sink: FileSink, frame: pl.LazyFrame, clock_id: str) -> tuple[Path, int]:
-    """Write a Parquet file that appears whole or not at all; return its path and rows.
-
-    Written beside its place, synced, then renamed, then the directory is synced. A crash before
-    the rename leaves a file ending in ``.partial``, which no reader takes for data, and changes nothing else.
-    """
-    target = Path(sink.path)
-    final = target / f"{clock_id}.parquet" if sink.directory else target
-    final.parent.mkdir(parents=True, exist_ok=True)
-    partial = final.with_name(f".{final.name}.{clock_id}.partial")
-    try:
-        frame.sink_parquet(partial, engine="streaming")
-        with partial.open("rb+") as file:
-            os.fsync(file.fileno())
-        rows = pl.scan_parquet(partial).select(pl.len()).collect().item()
-        reach("flow.file_written")
-        partial.replace(final)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    reach("flow.file_renamed")
-    _sync_directory(final.parent)
-    return final, int(rows)
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,6 +6,7 @@ import glob
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +20,14 @@ from millstream.engines.local.log import LocalLog
 from millstream.flows.expression import Column, Expression
 from millstream.flows.kinds import widened_schema
 from millstream.flows.report import Progress, ProgressListener
-from millstream.flows.source import FILE_FORMATS, FileSource, Source, TableSource, TopicSource
+from millstream.flows.source import (
+    FILE_FORMATS,
+    FORMAT_OF_SUFFIX,
+    FileSource,
+    Source,
+    TableSource,
+    TopicSource,
+)
 from millstream.log.events import EventBatch
 from millstream.primitives.errors import PlanError
 from millstream.primitives.histogram import Histogram
@@ -27,16 +35,7 @@ from millstream.primitives.histogram import Histogram
 BATCH_READ_EVENTS = 100_000
 """How many events of a topic a batch run turns into one frame."""
 
-_SUFFIXES = {
-    ".parquet": "parquet",
-    ".csv": "csv",
-    ".jsonl": "jsonl",
-    ".ndjson": "jsonl",
-    ".arrow": "arrow",
-    ".feather": "arrow",
-    ".ipc": "arrow",
-}
-_SCANS: dict[str, Callable[[list[str]], pl.LazyFrame]] = {
+SCANS: Final[dict[str, Callable[[list[str]], pl.LazyFrame]]] = {
     "parquet": lambda paths: pl.scan_parquet(paths),
     "csv": lambda paths: pl.scan_csv(paths, try_parse_dates=True),
     "jsonl": lambda paths: pl.scan_ndjson(paths),
@@ -72,7 +71,7 @@ def file_source(pattern: str | Path, *, file_format: str | None = None) -> FileS
     text = str(pattern)
     chosen, paths = _located(text, file_format)
     try:
-        stored = _SCANS[chosen](paths).collect_schema().to_frame()
+        stored = SCANS[chosen](paths).collect_schema().to_frame()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PlanError(
             f"{paths[0]!r} cannot be read as {chosen}: {error}",
@@ -198,7 +197,7 @@ def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) ->
     paths = [p for pattern in source.patterns for p in _located(pattern, source.file_format)[1]]
     for path in paths:
         figures.start_wait.record(started_us - Path(path).stat().st_mtime_ns // 1000)
-    scan = _SCANS[source.file_format](paths)
+    scan = SCANS[source.file_format](paths)
     rows = scan.select(pl.len()).collect(engine="streaming").item()
     figures.rows_total = rows
     figures.read(rows)
@@ -209,20 +208,20 @@ def _located(pattern: str, file_format: str | None) -> tuple[str, list[str]]:
     """Return the format and the files of a path, a pattern or a directory. Raises PlanError."""
     path = Path(pattern)
     if path.is_dir():
-        known = sorted(p for p in path.iterdir() if p.suffix.lower() in _SUFFIXES)
-        formats = {_SUFFIXES[p.suffix.lower()] for p in known}
+        known = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMAT_OF_SUFFIX)
+        formats = {FORMAT_OF_SUFFIX[p.suffix.lower()] for p in known}
         chosen = file_format or (formats.pop() if len(formats) == 1 else None)
-        found = [str(p) for p in known if _SUFFIXES[p.suffix.lower()] == chosen]
+        found = [str(p) for p in known if FORMAT_OF_SUFFIX[p.suffix.lower()] == chosen]
         unknown = bool(known) and chosen is None
     else:
-        chosen = file_format or _SUFFIXES.get(path.suffix.lower())
+        chosen = file_format or FORMAT_OF_SUFFIX.get(path.suffix.lower())
         found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
         unknown = chosen is None
     if unknown or (chosen is not None and chosen not in FILE_FORMATS):
         raise PlanError(
             f"the format of {pattern!r} is not known, or there are several",
             where=f"read({pattern!r})",
-            expected=f"files ending in one of {', '.join(sorted(_SUFFIXES))}",
+            expected=f"files ending in one of {', '.join(sorted(FORMAT_OF_SUFFIX))}",
             next_step=f"pass file_format=, one of {', '.join(FILE_FORMATS)}",
         )
     if chosen is None or not found:

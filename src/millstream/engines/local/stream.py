@@ -16,6 +16,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 from millstream.engines.local import flow_catalog
+from millstream.engines.local.flow_files import publish_all
 from millstream.engines.local.flow_run import StreamRun
 from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
@@ -23,7 +24,7 @@ from millstream.flows.event_time import inherited_time
 from millstream.flows.fingerprint import fingerprint
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import FileSink, TopicSource
+from millstream.flows.source import FileSink, TopicSink, TopicSource
 from millstream.flows.steps import Limit, Sort
 from millstream.primitives.errors import PlanError
 
@@ -45,14 +46,14 @@ class LocalStream:
                 expected="a topic",
                 next_step="run() it as a batch, or append it to a topic first",
             )
-        if isinstance(sink, FileSink) or not plan.is_ended:
+        if not plan.is_ended or (isinstance(sink, FileSink) and not sink.directory):
             raise PlanError(
                 "a stream has nowhere to put its output" if sink is None else sink.text(),
                 where="write",
-                expected="a topic or a task: events and calls commit together with the stream's state",
-                next_step='end the flow with .write("topic") or .enqueue(task)',
+                expected="a topic, a directory of files or a task: a single file would never be finished",
+                next_step='end the flow with .write("topic"), .write("directory/") or .enqueue(task)',
             )
-        if sink is not None and sink.topic == source.topic:
+        if isinstance(sink, TopicSink) and sink.topic == source.topic:
             raise PlanError(
                 f"the flow would read what it writes to {sink.topic!r}",
                 where="write",
@@ -84,6 +85,7 @@ class LocalStream:
         assert isinstance(plan.source, TopicSource)
         info = self._log.topic(plan.source.topic)
         claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), info.id)
+        publish_all(claim.files)
         try:
             run = StreamRun(
                 self._log,

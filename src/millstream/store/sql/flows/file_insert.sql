@@ -1,0 +1,2 @@
+INSERT INTO flow_file (flow_id, partial, final)
+VALUES (?, ?, ?)

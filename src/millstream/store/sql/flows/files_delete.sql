@@ -1,0 +1,2 @@
+DELETE FROM flow_file
+WHERE flow_id = ?
