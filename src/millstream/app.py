@@ -219,17 +219,25 @@ class App:
         """Return an outbox in a database of yours: ``"sqlite"`` or ``"postgresql"``. See ``Outbox``."""
         return Outbox(self.tasks, database=database)
 
-    def read(self, source: object, *, file_format: str | None = None) -> Flow:
+    def read(
+        self,
+        source: object,
+        *,
+        file_format: str | None = None,
+        schema: SchemaLike | None = None,
+    ) -> Flow:
         """Begin a flow from a topic, files (a path with ``*``, or a directory), or a table in memory.
 
-        Raises UnknownTopic or PlanError when there is nothing of that name.
+        With ``schema`` files need not be there yet: a stream takes them as they come. Raises UnknownTopic or PlanError
+        when there is nothing of that name.
         """
         flows = self._engines().flows
         if isinstance(source, Topic):
             return flows.read_topic(source.info.name)
-        if isinstance(source, str) and file_format is None and source in self.topics():
+        of_files = file_format is not None or schema is not None
+        if isinstance(source, str) and not of_files and source in self.topics():
             return flows.read_topic(source)
-        return flows.read(source, file_format=file_format)
+        return flows.read(source, file_format=file_format, schema=schema)
 
     def delays(
         self, *, since: Duration | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from millstream.engines.local.flow_file_intake import FileMark
 from millstream.engines.local.flow_files import Written, publish_all
 from millstream.engines.local.flow_state import Blob, StateChange
 from millstream.flows.fingerprint import difference
@@ -40,6 +41,8 @@ class Claim:
     """The state of each aggregation, by its number."""
     files: tuple[tuple[str, str], ...] = ()
     """Files of the last commit, as they are named and as they shall be: perhaps not renamed yet."""
+    inputs: Mapping[str, FileMark] = field(default_factory=dict)
+    """How far files were read, by their paths."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Step:
     late: int
     untimed: int
     files: tuple[Written, ...] = ()
+    inputs: tuple[FileMark, ...] = ()
 
 
 def claim(store: Store, name: str, plan: tuple[str, ...], topic_id: int) -> Claim:
@@ -111,7 +115,13 @@ def _claiming(
         if closed_until_us is not None:
             closed[0] = closed_until_us
         files = tuple((partial, final) for partial, final in tx.run("flows/files", (flow_id,)))
-        return Claim(flow_id, name, epoch, positions, closed, state, files)
+        inputs = {
+            path: FileMark(path, size_bytes, modified_us, rows_read, is_done=bool(is_done))
+            for path, size_bytes, modified_us, rows_read, is_done in tx.run(
+                "flows/inputs", (flow_id,)
+            )
+        }
+        return Claim(flow_id, name, epoch, positions, closed, state, files, inputs)
 
     return work
 
@@ -169,6 +179,12 @@ def advance(tx: Transaction, owner: Claim, topic_id: int, step: Step) -> None:
             for number, at in step.positions.items()
         ],
     )
+    inputs = [
+        (owner.flow_id, m.path, m.size_bytes, m.modified_us, m.rows_read, int(m.is_done))
+        for m in step.inputs
+    ]
+    if inputs:
+        tx.many("flows/input_set", inputs)
     tx.run("flows/files_delete", (owner.flow_id,))
     for file in step.files:
         tx.run("flows/file_insert", (owner.flow_id, str(file.partial), str(file.final)))
@@ -206,6 +222,7 @@ def forget(store: Store, name: str) -> None:
             tx.run("flows/state_delete", (flow_id,))
             tx.run("flows/stages_delete", (flow_id,))
             tx.run("flows/files_delete", (flow_id,))
+            tx.run("flows/inputs_delete", (flow_id,))
 
     store.write(work)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +18,9 @@ import polars as pl
 from millstream.engines.local.flow_sources import event_frame
 from millstream.engines.local.log import LocalLog
 from millstream.log.definition import TopicInfo
+
+if TYPE_CHECKING:
+    from millstream.engines.local.flow_file_intake import FileMark
 
 READ_AHEAD_EVENTS = 100_000
 READ_AHEAD_BYTES = 8 * 1024 * 1024
@@ -40,8 +44,11 @@ class _Ahead:
     next_offset: int
 
 
-class Intake:
-    """Where a stream reads. Belongs to one thread."""
+class TopicIntake:
+    """Where a stream reads a topic. Belongs to one thread."""
+
+    changed: Mapping[str, FileMark] = {}
+    """A topic has no files."""
 
     def __init__(
         self, log: LocalLog, info: TopicInfo, *, offsets: Mapping[int, int], bounded: bool
@@ -52,6 +59,8 @@ class Intake:
         """
         self._log = log
         self._info = info
+        self.topic_id = info.id
+        self.channel = f"topic:{info.id}"
         ends = dict(enumerate(log.ends(info)))
         self._bounded_ends = {n: end for n, (_, end) in ends.items()} if bounded else None
         self.next_offsets = {n: offsets.get(n, first) for n, (first, _) in ends.items()}

@@ -12,8 +12,9 @@ from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_file_intake import FileIntake
 from millstream.engines.local.flow_files import Written, write_file
-from millstream.engines.local.flow_intake import Intake, Taken
+from millstream.engines.local.flow_intake import Taken, TopicIntake
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
 from millstream.engines.local.flow_steps import to_arrow
 from millstream.engines.local.flow_windowing import Computed, StatelessStream, WindowedStream
@@ -89,9 +90,8 @@ class StreamRun:
         log: LocalLog,
         plan: Plan,
         claim: Claim,
-        info: TopicInfo,
+        intake: TopicIntake | FileIntake,
         *,
-        bounded: bool,
         batch_events: int,
         idle_us: int | None,
     ) -> None:
@@ -99,7 +99,6 @@ class StreamRun:
         self._log = log
         self._clock = log.store.clock
         self._claim = claim
-        self._info = info
         self._batch_events = batch_events
         self._schema = plan.schema
         sink = plan.sink
@@ -116,9 +115,8 @@ class StreamRun:
         self._dead_sink = open_dead_letters(log, plan, claim.name)
         self._late_sink = self._open_late_sink(plan)
         self._positions = dict(claim.positions)
-        offsets = {number: at.next_offset for number, at in claim.positions.items()}
-        self._intake = Intake(log, info, offsets=offsets, bounded=bounded)
-        self._quiet = None if idle_us is None or bounded else Quiet(idle_us, self._clock)
+        self._intake = intake
+        self._quiet = None if idle_us is None or intake.bounded else Quiet(idle_us, self._clock)
         self._totals = _Totals()
         self._delays = {phase: Histogram() for phase in PHASES}
         self._published = Histogram()
@@ -137,7 +135,7 @@ class StreamRun:
     def loop(self, *, stop: Stop | None, progress: ProgressListener | None) -> None:
         """Process micro-batches until the end, or until told to stop."""
         rows_total = self._intake.backlog(self._intake.ends()) if self._intake.bounded else None
-        with self._log.store.waiter(f"topic:{self._info.id}") as waiter:
+        with self._log.store.waiter(self._intake.channel) as waiter:
             while stop is None or not stop.is_set():
                 waiter.arm()
                 ends = self._intake.ends()
@@ -235,11 +233,12 @@ class StreamRun:
             late=computed.late,
             untimed=computed.untimed,
             files=files,
+            inputs=tuple(self._intake.changed.values()) if positions else (),
         )
         recorded = {**delays, "publish": self._published}
 
         def work(tx: Transaction, staged: list[Staged]) -> None:
-            flow_catalog.advance(tx, self._claim, self._info.id, step)
+            flow_catalog.advance(tx, self._claim, self._intake.topic_id, step)
             for one in staged:
                 one.apply(tx)
             enqueue(tx, messages)

@@ -31,6 +31,7 @@ from millstream.flows.source import (
 from millstream.log.events import EventBatch
 from millstream.primitives.errors import PlanError
 from millstream.primitives.histogram import Histogram
+from millstream.primitives.schema import SchemaLike, to_arrow_schema
 
 BATCH_READ_EVENTS = 100_000
 """How many events of a topic a batch run turns into one frame."""
@@ -66,9 +67,16 @@ def topic_source(log: LocalLog, topic: str) -> TopicSource:
     return TopicSource(topic, info.schema, widened_schema(info.schema))
 
 
-def file_source(pattern: str | Path, *, file_format: str | None = None) -> FileSource:
-    """Return files as a source; their schema is read now. Raises PlanError if there are none."""
+def file_source(
+    pattern: str | Path, *, file_format: str | None = None, schema: SchemaLike | None = None
+) -> FileSource:
+    """Return files as a source. Raises PlanError if there are none to read the schema from, unless it is given."""
     text = str(pattern)
+    if schema is not None:
+        declared = to_arrow_schema(schema)
+        return FileSource(
+            (text,), _format_of(text, file_format), declared, widened_schema(declared)
+        )
     chosen, paths = _located(text, file_format)
     try:
         stored = SCANS[chosen](paths).collect_schema().to_frame()
@@ -194,14 +202,58 @@ def event_times(
 
 
 def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:
-    paths = [p for pattern in source.patterns for p in _located(pattern, source.file_format)[1]]
+    paths = files_of(source)
     for path in paths:
         figures.start_wait.record(started_us - Path(path).stat().st_mtime_ns // 1000)
-    scan = SCANS[source.file_format](paths)
+    scan = scanned(source, paths)
     rows = scan.select(pl.len()).collect(engine="streaming").item()
     figures.rows_total = rows
     figures.read(rows)
-    return widen(scan, scan.collect_schema()).select(source.schema.names)
+    return scan
+
+
+def files_of(source: FileSource) -> list[str]:
+    """Return the files that there are now. Raises PlanError if there are none."""
+    return [p for pattern in source.patterns for p in _located(pattern, source.file_format)[1]]
+
+
+def scanned(source: FileSource, paths: list[str]) -> pl.LazyFrame:
+    """Return the rows of some files with the types that flows compute with; without any, none."""
+    stored = polars_schema(source.stored)
+    if not paths:
+        return widen(pl.DataFrame(schema=stored).lazy(), stored)
+    # Times are parsed as what they look like; a text that says otherwise is refused by the cast.
+    plain = {name: kind for name, kind in stored.items() if not kind.is_temporal()}
+    match source.file_format:
+        case "csv":
+            scan = pl.scan_csv(paths, try_parse_dates=True, schema_overrides=plain)
+        case "jsonl":
+            scan = pl.scan_ndjson(paths, schema_overrides=plain)
+        case _:
+            scan = SCANS[source.file_format](paths)
+    found = scan.collect_schema()
+    columns = [_typed(name, kind, found.get(name)) for name, kind in stored.items()]
+    return widen(scan.select(columns), stored)
+
+
+def _typed(name: str, kind: pl.DataType, found: pl.DataType | None) -> pl.Expr:
+    column = pl.col(name)
+    if isinstance(kind, pl.Datetime) and found == pl.String:
+        # JSON has no times; ISO 8601 says them as text.
+        column = column.str.to_datetime(time_unit="us", time_zone="UTC")
+    return column.cast(kind, strict=True)
+
+
+def _format_of(pattern: str, file_format: str | None) -> str:
+    chosen = file_format or FORMAT_OF_SUFFIX.get(Path(pattern).suffix.lower())
+    if chosen not in FILE_FORMATS:
+        raise PlanError(
+            f"the format of {pattern!r} is not known",
+            where=f"read({pattern!r})",
+            expected=f"one of {', '.join(FILE_FORMATS)}",
+            next_step="pass file_format=",
+        )
+    return chosen
 
 
 def _located(pattern: str, file_format: str | None) -> tuple[str, list[str]]:

@@ -12,6 +12,7 @@ from millstream.flows.contract import FlowEngines
 from millstream.flows.flow import Flow
 from millstream.flows.plan import Plan
 from millstream.flows.source import Source
+from millstream.primitives.schema import SchemaLike
 
 
 class LocalFlows:
@@ -26,13 +27,15 @@ class LocalFlows:
         """Return a flow of a topic's events. Raises UnknownTopic."""
         return self._flow(topic_source(self._log, topic))
 
-    def read(self, what: object, *, file_format: str | None = None) -> Flow:
+    def read(
+        self, what: object, *, file_format: str | None = None, schema: SchemaLike | None = None
+    ) -> Flow:
         """Return a flow of files (a path, with ``*`` and ``**``, or a directory) or of a table in memory.
 
-        Raises PlanError when there is no such file, or its format is not known.
+        Raises PlanError when its format is not known, or there is no such file and no ``schema`` to go by.
         """
         if isinstance(what, str | PurePath):
-            return self._flow(file_source(str(what), file_format=file_format))
+            return self._flow(file_source(str(what), file_format=file_format, schema=schema))
         return self._flow(table_source(what))
 
     def _flow(self, source: Source) -> Flow:

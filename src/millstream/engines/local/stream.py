@@ -1,4 +1,4 @@
-"""Flows as streams: micro-batches of what has arrived, each committed exactly once.
+"""Flows as streams, of topics and of files: micro-batches of what has arrived, each committed exactly once.
 
 One thread does it all, in this order; a crash anywhere leaves either all of a micro-batch or nothing of it:
 
@@ -14,9 +14,13 @@ close a window, unless the stream was told what an idle partition is.
 from __future__ import annotations
 
 from itertools import pairwise
+from pathlib import Path
 
 from millstream.engines.local import flow_catalog
+from millstream.engines.local.flow_catalog import Claim
+from millstream.engines.local.flow_file_intake import FileIntake
 from millstream.engines.local.flow_files import publish_all
+from millstream.engines.local.flow_intake import TopicIntake
 from millstream.engines.local.flow_run import StreamRun
 from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
@@ -24,8 +28,16 @@ from millstream.flows.event_time import inherited_time
 from millstream.flows.fingerprint import fingerprint
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import FileSink, TopicSink, TopicSource
+from millstream.flows.source import (
+    FileSink,
+    FileSource,
+    Source,
+    TableSource,
+    TopicSink,
+    TopicSource,
+)
 from millstream.flows.steps import Limit, Sort
+from millstream.log.definition import TopicInfo
 from millstream.primitives.errors import PlanError
 
 
@@ -39,11 +51,11 @@ class LocalStream:
     def check_stream(self, plan: Plan) -> None:
         """Raise PlanError for what cannot run as a stream here, naming the step."""
         source, sink = plan.source, plan.sink
-        if not isinstance(source, TopicSource):
+        if isinstance(source, TableSource):
             raise PlanError(
                 f"{source.text()} cannot be streamed: it does not grow",
                 where="read",
-                expected="a topic",
+                expected="a topic, or files",
                 next_step="run() it as a batch, or append it to a topic first",
             )
         if not plan.is_ended or (isinstance(sink, FileSink) and not sink.directory):
@@ -53,11 +65,12 @@ class LocalStream:
                 expected="a topic, a directory of files or a task: a single file would never be finished",
                 next_step='end the flow with .write("topic"), .write("directory/") or .enqueue(task)',
             )
-        if isinstance(sink, TopicSink) and sink.topic == source.topic:
+        if _reads_what_it_writes(plan):
+            assert sink is not None
             raise PlanError(
-                f"the flow would read what it writes to {sink.topic!r}",
+                f"the flow would read what it writes to {sink.text()}",
                 where="write",
-                expected="two different topics",
+                expected="two different places",
             )
         for number, step in enumerate(plan.steps, 1):
             if isinstance(step, (Sort, Limit)):
@@ -82,19 +95,15 @@ class LocalStream:
     ) -> RunReport:
         """Run from where the flow of that name has come to; see ``StreamEngine``."""
         self.check_stream(plan)
-        assert isinstance(plan.source, TopicSource)
-        info = self._log.topic(plan.source.topic)
-        claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), info.id)
+        source = plan.source
+        info = self._log.topic(source.topic) if isinstance(source, TopicSource) else None
+        topic_id = FileIntake.topic_id if info is None else info.id
+        claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), topic_id)
         publish_all(claim.files)
         try:
+            intake = self._intake(source, info, claim, bounded=until == "end")
             run = StreamRun(
-                self._log,
-                plan,
-                claim,
-                info,
-                bounded=until == "end",
-                batch_events=batch_events,
-                idle_us=idle_us,
+                self._log, plan, claim, intake, batch_events=batch_events, idle_us=idle_us
             )
             run.loop(stop=stop, progress=progress)
         finally:
@@ -102,9 +111,29 @@ class LocalStream:
             self._log.store.write(lambda tx: flow_catalog.release(tx, claim))
         return run.report()
 
+    def _intake(
+        self, source: Source, info: TopicInfo | None, claim: Claim, *, bounded: bool
+    ) -> TopicIntake | FileIntake:
+        if info is not None:
+            offsets = {number: at.next_offset for number, at in claim.positions.items()}
+            return TopicIntake(self._log, info, offsets=offsets, bounded=bounded)
+        assert isinstance(source, FileSource), "tables were refused"
+        return FileIntake(source, claim.inputs, bounded=bounded, clock=self._log.store.clock)
+
     def reset(self, name: str) -> None:
         """Forget the place and state of a flow; its output stays. Raises Fenced while it runs."""
         flow_catalog.forget(self._log.store, name)
+
+
+def _reads_what_it_writes(plan: Plan) -> bool:
+    source, sink = plan.source, plan.sink
+    if isinstance(sink, TopicSink):
+        return isinstance(source, TopicSource) and sink.topic == source.topic
+    if not isinstance(sink, FileSink) or not isinstance(source, FileSource):
+        return False
+    written = Path(sink.path).absolute()
+    places = [Path(pattern).absolute() for pattern in source.patterns]
+    return any(written in (place, place.parent) for place in places)
 
 
 def _check_aggregations(plan: Plan) -> None:

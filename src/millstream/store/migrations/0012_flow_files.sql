@@ -7,3 +7,14 @@ CREATE TABLE flow_file (
 ) STRICT;
 
 CREATE INDEX flow_file_by_flow ON flow_file (flow_id);
+
+-- How far a flow has read files: those that are done are not read again.
+CREATE TABLE flow_input (
+    flow_id INTEGER NOT NULL,
+    path TEXT NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    modified_us INTEGER NOT NULL,
+    rows_read INTEGER NOT NULL,
+    is_done INTEGER NOT NULL,
+    PRIMARY KEY (flow_id, path)
+) STRICT, WITHOUT ROWID;

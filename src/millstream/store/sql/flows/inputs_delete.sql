@@ -1,0 +1,2 @@
+DELETE FROM flow_input
+WHERE flow_id = ?
