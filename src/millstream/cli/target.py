@@ -1,16 +1,22 @@
-"""``-A module:app``: finding the app that a command is about."""
+"""``-A module:app`` and ``module:flow``: finding what a command is about."""
 
 from __future__ import annotations
 
 import importlib
 import sys
 from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
 
 from millstream.app import App
 from millstream.engines.local.check import is_store
 from millstream.primitives.errors import ConfigurationError
 
-_EXPECTED = "module:app, as in `import module` and `module.app`"
+if TYPE_CHECKING:
+    from millstream.flows.flow import Flow
+
+_APP_EXPECTED = "module:app, as in `import module` and `module.app`"
+_FLOW_EXPECTED = "module:flow, as in `import module` and `module.flow`"
 
 
 def load_app(target: str) -> App:
@@ -22,35 +28,14 @@ def load_app(target: str) -> App:
     """
     module_name, _, attribute = target.partition(":")
     attribute = attribute or "app"
-    if not all(part.isidentifier() for part in module_name.split(".")):
-        raise ConfigurationError(
-            f"{module_name!r} cannot be the name of a module",
-            where=f"-A {target}",
-            expected=_EXPECTED,
-            next_step="write the module as in an import: without a path, and without .py",
-        )
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
-    try:
-        module = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # An import inside the module that fails is the user's error, and keeps its traceback.
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(
-            f"there is no module {module_name!r}",
-            where=f"-A {target}",
-            expected=f"{_EXPECTED}; looked in {here} and the installed packages",
-            next_step="run the command in the directory of the module, or install it",
-        ) from None
+    module = _imported(module_name, where=f"-A {target}", expected=_APP_EXPECTED)
     app = getattr(module, attribute, None)
     if app is None:
         found = [name for name, value in vars(module).items() if isinstance(value, App)]
         raise ConfigurationError(
             f"module {module_name!r} has no {attribute!r}",
             where=getattr(module, "__file__", None) or module_name,
-            expected=_EXPECTED,
+            expected=_APP_EXPECTED,
             next_step=f"try -A {module_name}:{found[0]}" if found else "make one with ms.App(…)",
         )
     if not isinstance(app, App):
@@ -61,6 +46,71 @@ def load_app(target: str) -> App:
         )
     app.tasks.discover()
     return app
+
+
+def load_flow(target: str) -> tuple[Flow, list[App]]:
+    """Import the flow of ``module:attribute``, or what a function of that name returns, and the apps of the module.
+
+    Raises ConfigurationError when there is no such module or attribute, or when it is no flow.
+    """
+    from millstream.flows.flow import Flow  # it brings Polars, which other commands do without
+
+    module_name, _, attribute = target.partition(":")
+    module = _imported(module_name, where=target, expected=_FLOW_EXPECTED)
+    found = getattr(module, attribute, None) if attribute else None
+    if found is None:
+        known = [
+            name
+            for name, value in vars(module).items()
+            if isinstance(value, Flow) or _makes_flow(value, module)
+        ]
+        raise ConfigurationError(
+            f"module {module_name!r} has no {attribute!r}" if attribute else "which flow?",
+            where=getattr(module, "__file__", None) or module_name,
+            expected=_FLOW_EXPECTED,
+            next_step=f"try {module_name}:{known[0]}"
+            if known
+            else "write a function that returns one",
+        )
+    flow = found() if callable(found) else found
+    if not isinstance(flow, Flow):
+        raise ConfigurationError(
+            f"{module_name}.{attribute} is a {type(flow).__name__}, not a flow",
+            where=getattr(module, "__file__", None) or module_name,
+            expected="what app.read(…) and the steps behind it return, or a function that returns it",
+        )
+    return flow, [value for value in vars(module).values() if isinstance(value, App)]
+
+
+def _makes_flow(value: object, module: ModuleType) -> bool:
+    own = getattr(value, "__module__", None) == module.__name__
+    returns = getattr(value, "__annotations__", {}).get("return")
+    return own and "Flow" in str(returns)
+
+
+def _imported(name: str, *, where: str, expected: str) -> ModuleType:
+    if not all(part.isidentifier() for part in name.split(".")):
+        raise ConfigurationError(
+            f"{name!r} cannot be the name of a module",
+            where=where,
+            expected=expected,
+            next_step="write the module as in an import: without a path, and without .py",
+        )
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        # An import inside the module that fails is the user's error, and keeps its traceback.
+        if error.name is None or not f"{name}.".startswith(f"{error.name}."):
+            raise
+        raise ConfigurationError(
+            f"there is no module {name!r}",
+            where=where,
+            expected=f"{expected}; looked in {here} and the installed packages",
+            next_step="run the command in the directory of the module, or install it",
+        ) from None
 
 
 def existing_store(path: str | None) -> str:

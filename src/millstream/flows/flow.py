@@ -20,6 +20,7 @@ from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
 from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.kinds import LiteralValue, widened_schema
+from millstream.flows.limits import BATCH_EVENTS
 from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, RowCalls, TopicSink, file_sink, is_path
@@ -42,9 +43,6 @@ from millstream.flows.windows import Windows
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike, to_arrow_schema
-
-BATCH_EVENTS = 100_000
-"""How many events a micro-batch takes at most unless ``stream`` is told otherwise."""
 
 
 class Named(Protocol):

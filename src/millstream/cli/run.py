@@ -1,0 +1,20 @@
+"""``millstream run``: a flow as a batch, to the end of what is there."""
+
+from __future__ import annotations
+
+import click
+
+from millstream.cli.flow_session import opened_flow, shown_progress
+
+
+@click.command()
+@click.argument("flow", metavar="MODULE:FLOW")
+def run(flow: str) -> None:
+    """Run a flow as a batch: all there is now, to its end. The output appears whole or not at all.
+
+    MODULE:FLOW names a flow in a module, or a function without arguments that returns one. Shows a progress bar on a
+    terminal, and the report when it is done.
+    """
+    with opened_flow(flow) as found, shown_progress(found.name) as progress:
+        report = found.run(progress=progress)
+    click.echo(str(report))

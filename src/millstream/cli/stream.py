@@ -1,0 +1,53 @@
+"""``millstream stream``: a flow as a stream, until it is told to stop."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from types import FrameType
+
+import click
+
+from millstream.cli.flow_session import opened_flow, shown_progress
+from millstream.flows.limits import BATCH_EVENTS
+
+
+@click.command()
+@click.argument("flow", metavar="MODULE:FLOW")
+@click.option("--until-end", is_flag=True, help="End at what is there now, and close all windows.")
+@click.option(
+    "--batch-events",
+    type=click.IntRange(min=1),
+    default=BATCH_EVENTS,
+    show_default=True,
+    help="How many events a micro-batch takes at most.",
+)
+@click.option(
+    "--idle",
+    metavar="DURATION",
+    help="A partition without events for so long (30s, 5m …) holds no window open.",
+)
+def stream(flow: str, until_end: bool, batch_events: int, idle: str | None) -> None:
+    """Run a flow as a stream, exactly once, from where the flow of that name has come to.
+
+    MODULE:FLOW names a flow in a module, or a function without arguments that returns one. SIGTERM and Ctrl-C stop it
+    behind the commit of the micro-batch it works on; the next one goes on from there. A second Ctrl-C ends it at once,
+    which loses nothing either. Shows the report when it ends.
+    """
+    stop = threading.Event()
+
+    def end(number: int, frame: FrameType | None) -> None:
+        stop.set()
+        signal.signal(number, signal.default_int_handler)
+
+    with opened_flow(flow) as found, shown_progress(found.name) as progress:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+        report = found.stream(
+            until="end" if until_end else None,
+            batch_events=batch_events,
+            idle=idle,
+            stop=stop,
+            progress=progress,
+        )
+    click.echo(str(report))
