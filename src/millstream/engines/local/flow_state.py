@@ -9,7 +9,7 @@ merges whatever is there. Each stored frame carries its CRC32C.
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import crc32c
@@ -82,7 +82,10 @@ class WindowState:
     @property
     def last_due_us(self) -> int | None:
         """The watermark that closes all windows that are open, or None if none is."""
-        return max(self._due(pl.Expr.max), default=None)
+        due = self._kind.due()
+        last = due.filter(due > self._closed_until_us).max()
+        found = [frame.select(last).item() for frame in self._frames]
+        return max((value for value in found if value is not None), default=None)
 
     @property
     def first_start_us(self) -> int | None:
@@ -98,9 +101,12 @@ class WindowState:
 
         Returns the merged states of the closed windows (None if there are none) and the change to store.
         """
+        first_us = None
         if partial is not None and partial.height:
             self._frames.append(partial)
-            self._find_first_due(partial)
+            first_us = self._kind.first_due_us(partial, self._closed_until_us)
+            known = [us for us in (self._first_due_us, first_us) if us is not None]
+            self._first_due_us = min(known, default=None)
         closed = self._close(until_us)
         self._closed_until_us = max(self._closed_until_us, until_us)
         if self.groups == 0:
@@ -109,26 +115,17 @@ class WindowState:
             self._merge()
             change = StateChange(replaces=True, blobs=_encoded(self._frames[0]))
         else:
-            kept = None if partial is None else self._kind.kept(partial, until_us)
+            kept = partial
+            if partial is not None and first_us is not None and first_us <= until_us:
+                kept = self._kind.kept(partial, until_us)
             blobs = () if kept is None or not kept.height else _encoded(kept)
             change = StateChange(replaces=False, blobs=blobs)
         self._stored = len(change.blobs) + (0 if change.replaces else self._stored)
         return closed, change
 
-    def _due(
-        self, most: Callable[[pl.Expr], pl.Expr], added: pl.DataFrame | None = None
-    ) -> list[int]:
-        """Return the least or the greatest watermark that closes something, of each frame that waits for one."""
-        due = self._kind.due()
-        chosen = most(due.filter(due > self._closed_until_us))
-        found = [f.select(chosen).item() for f in (self._frames if added is None else [added])]
-        return [value for value in found if value is not None]
-
-    def _find_first_due(self, added: pl.DataFrame | None = None) -> None:
-        due = self._due(pl.Expr.min, added)
-        if added is not None and self._first_due_us is not None:
-            due.append(self._first_due_us)
-        self._first_due_us = min(due, default=None)
+    def _find_first_due(self) -> None:
+        firsts = [self._kind.first_due_us(f, self._closed_until_us) for f in self._frames]
+        self._first_due_us = min((first for first in firsts if first is not None), default=None)
 
     def _close(self, until_us: int) -> pl.DataFrame | None:
         if self._first_due_us is None or self._first_due_us > until_us:

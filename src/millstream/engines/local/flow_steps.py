@@ -35,6 +35,8 @@ def polars_schema(schema: pa.Schema) -> pl.Schema:
 
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """Return the frame as a table of exactly ``schema``."""
+    if not frame.height:
+        return schema.empty_table()  # as most micro-batches have it, and at a hundredth of the time
     table = frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
     return table.cast(schema)
 

@@ -83,6 +83,12 @@ class WindowKind(ABC):
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Return the groups that are complete at ``until_us`` and were not at ``after_us``, and what is kept."""
 
+    def first_due_us(self, states: pl.DataFrame, after_us: int) -> int | None:
+        """Return the least watermark behind ``after_us`` that completes a group; None if none does."""
+        due = self.due()
+        first: int | None = states.select(due.filter(due > after_us).min()).item()
+        return first
+
     def kept(self, partial: pl.DataFrame, until_us: int) -> pl.DataFrame:
         """Return what of a micro-batch's state is worth storing once all was closed up to ``until_us``."""
         return partial.filter(self.due() > until_us)
@@ -150,6 +156,13 @@ class _Tumbling(_Fixed):
 
     def end(self, start: pl.Expr) -> pl.Expr:
         return start + pl.duration(microseconds=self._size_us)
+
+    def first_due_us(self, states: pl.DataFrame, after_us: int) -> int | None:
+        # Nothing that is complete stays in the state of such windows; and this is asked for each micro-batch.
+        del after_us
+        start = states[WINDOW_START].to_physical().min()
+        assert start is None or isinstance(start, int)
+        return None if start is None else start + self._size_us
 
 
 class _Hopping(_Tumbling):
