@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from millstream.flows.expression import Column, Expression, columns_of, substituted
 from millstream.flows.plan import Aggregation, Plan
-from millstream.flows.steps import Explode, Filter, Join, Select, WithColumns
+from millstream.flows.steps import AsofJoin, Explode, Filter, Join, Select, WithColumns
 from millstream.flows.windows import WINDOW_END, WINDOW_START
 
 
@@ -65,12 +65,13 @@ def _traced(plan: Plan, time: Expression, *, first: int, last: int) -> Anchor:
                 time = substituted(time, dict(columns))
             case Explode(column=column) if column not in columns_of(time):
                 continue
-            case Join() if not columns_of(time) & _added_by(step):
+            case Join() | AsofJoin() if not columns_of(time) & _added_by(step):
                 continue
             case _:
                 return Anchor(index + 1, time)
     return Anchor(first, time)
 
 
-def _added_by(join: Join) -> set[str]:
-    return set(join.table.schema.names) - set(join.right_on)
+def _added_by(join: Join | AsofJoin) -> set[str]:
+    keys = join.right_on if isinstance(join, Join) else (join.right_on, *join.right_by)
+    return set(join.table.schema.names) - set(keys)

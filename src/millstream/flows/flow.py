@@ -25,6 +25,7 @@ from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, RowCalls, TopicSink, file_sink, is_path
 from millstream.flows.steps import (
+    AsofJoin,
     BatchFunction,
     Event,
     EventCallable,
@@ -115,18 +116,52 @@ class Flow:
     ) -> Flow:
         """Add the columns of a table that does not change: pyarrow, Polars, pandas, or a list of dicts.
 
-        ``on`` names the key columns here, ``right_on`` those of the table if they differ. A null
-        key has no partner.
+        ``on`` names the key columns here, ``right_on`` those of the table if they differ. A null key has no partner.
+        ``how`` is ``"left"`` (rows without a partner get nulls), ``"inner"`` (they are dropped), ``"semi"`` or
+        ``"anti"`` (only rows with, or without, a partner; no column is added).
         """
-        left = (on,) if isinstance(on, str) else tuple(on)
-        right = left if right_on is None else _names(right_on)
-        if len(left) != len(right) or not left:
+        left, right = self._keys("join", _names(on), right_on, at_least=1)
+        return self._then(Join(_table(table), left, right, how))
+
+    def join_asof(
+        self,
+        table: object,
+        *,
+        on: str,
+        right_on: str | None = None,
+        by: str | Sequence[str] = (),
+        right_by: str | Sequence[str] | None = None,
+        tolerance: Duration | float | None = None,
+    ) -> Flow:
+        """Add the columns of the last row of a table that is not after the event: the price that held, say.
+
+        ``on`` is a time, a date or a number, here and (``right_on``) in the table; ``by`` are keys that must be equal.
+        ``tolerance`` is how old the row may be at most, a duration for times and a number for numbers. Rows without a
+        partner get nulls. The table does not change while the flow runs.
+        """
+        left, right = self._keys("join_asof", _names(by), right_by, at_least=0)
+        within: float | None
+        if tolerance is None or (isinstance(tolerance, int | float) and tolerance >= 0):
+            within = tolerance
+        elif isinstance(tolerance, int | float):
+            raise PlanError(
+                f"tolerance={tolerance}", where=self._where("join_asof"), expected="not negative"
+            )
+        else:
+            within = duration_us(tolerance)
+        return self._then(AsofJoin(_table(table), on, right_on or on, left, right, within))
+
+    def _keys(
+        self, step: str, left: tuple[str, ...], given: str | Sequence[str] | None, *, at_least: int
+    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        right = left if given is None else _names(given)
+        if len(left) != len(right) or len(left) < at_least:
             raise PlanError(
                 f"the join has {len(left)} keys here and {len(right)} in the table",
-                where=f"step {len(self.plan.steps) + 1}, join",
-                expected="the same number, at least one",
+                where=self._where(step),
+                expected="the same number, at least one" if at_least else "the same number",
             )
-        return self._then(Join(_table(table), left, right, how))
+        return left, right
 
     def map_batches(self, function: BatchFunction, schema: SchemaLike) -> Flow:
         """Call ``function`` with an iterator of Arrow record batches; it yields batches of ``schema``.

@@ -10,9 +10,9 @@ import pyarrow as pa
 
 from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_condition, column_kind, infer
-from millstream.flows.kinds import NULL, is_ordered, widened
+from millstream.flows.kinds import DATE, FLOAT, INTEGER, NULL, is_ordered, widened
 from millstream.primitives.errors import PlanError
-from millstream.primitives.schema import describe
+from millstream.primitives.schema import TIMESTAMP, describe
 
 BatchFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 Event = Mapping[str, Any]
@@ -109,8 +109,9 @@ class Select:
 class Join:
     """Adds the columns of a table that does not change while the flow runs.
 
-    ``left`` keeps rows without a partner, with nulls; ``inner`` drops them. A null key has no
-    partner. A row with several partners comes several times.
+    ``left`` keeps rows without a partner, with nulls; ``inner`` drops them. A row with several partners comes several
+    times. ``semi`` keeps the rows with a partner and ``anti`` those without, each once, and neither adds a column. A
+    null key has no partner.
     """
 
     table: pa.Table
@@ -128,33 +129,89 @@ class Join:
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the schema with the table's columns at the end, without its keys."""
-        if self.how not in ("left", "inner"):
+        if self.how not in ("left", "inner", "semi", "anti"):
             raise PlanError(
                 f"there is no {self.how!r} join with a table",
                 where=where,
-                expected="'left' or 'inner'",
+                expected="'left', 'inner', 'semi' or 'anti'",
                 next_step="choose one of them",
             )
-        for left, right in zip(self.left_on, self.right_on, strict=True):
-            left_kind = column_kind(left, schema, where=where)
-            right_kind = column_kind(right, self.table.schema, where=f"{where}, the table")
-            if left_kind != right_kind or not is_ordered(left_kind):
-                raise PlanError(
-                    f"the key {left!r} is {left_kind} and {right!r} of the table is {right_kind}",
-                    where=where,
-                    expected="two columns of one type that can be compared",
-                    next_step="cast one of them before the join",
-                )
-        added = [f for f in self.table.schema if f.name not in self.right_on]
-        for column in added:
-            if column.name in schema.names:
-                raise PlanError(
-                    f"both sides have a column {column.name!r}",
-                    where=where,
-                    expected="different names, apart from the keys",
-                    next_step="rename it in the table, or select() it away before the join",
-                )
-        return pa.schema([*schema, *added])
+        _check_keys(self.left_on, self.right_on, schema, self.table.schema, where)
+        if self.how in ("semi", "anti"):
+            return schema
+        return _joined(schema, self.table.schema, without=self.right_on, where=where)
+
+
+@dataclass(frozen=True, eq=False)
+class AsofJoin:
+    """Adds the columns of the last row of a table whose time (or number) is not after the event's: what held then.
+
+    The table does not change while the flow runs. Rows without such a row get nulls, and so do those whose time or key
+    is null. Of rows with one time the last in the table counts. ``tolerance`` is in the unit of the column.
+    """
+
+    table: pa.Table
+    on: str
+    right_on: str
+    by: tuple[str, ...]
+    right_by: tuple[str, ...]
+    tolerance: int | float | None
+    name: str = field(default="join_asof", init=False)
+
+    def text(self) -> str:
+        """Return the canonical text: the table's columns, not its rows, which may be updated."""
+        by = f", by {', '.join(self.by)}" if self.by else ""
+        within = "" if self.tolerance is None else f", tolerance {self.tolerance}"
+        return f"join_asof([{describe(self.table.schema)}], on {self.on} >= {self.right_on}{by}{within})"
+
+    def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
+        """Return the schema with the table's columns at the end, without its time and its keys."""
+        _check_keys((self.on,), (self.right_on,), schema, self.table.schema, where)
+        _check_keys(self.by, self.right_by, schema, self.table.schema, where)
+        kind = column_kind(self.on, schema, where=where)
+        if kind not in (INTEGER, FLOAT, TIMESTAMP, DATE):
+            raise PlanError(
+                f"column {self.on!r} is {kind}",
+                where=where,
+                expected="a time, a date or a number",
+                next_step="join on another column",
+            )
+        without = (self.right_on, *self.right_by)
+        return _joined(schema, self.table.schema, without=without, where=where)
+
+
+def _check_keys(
+    left_on: tuple[str, ...],
+    right_on: tuple[str, ...],
+    schema: pa.Schema,
+    table: pa.Schema,
+    where: str,
+) -> None:
+    for left, right in zip(left_on, right_on, strict=True):
+        left_kind = column_kind(left, schema, where=where)
+        right_kind = column_kind(right, table, where=f"{where}, the table")
+        if left_kind != right_kind or not is_ordered(left_kind):
+            raise PlanError(
+                f"the key {left!r} is {left_kind} and {right!r} of the table is {right_kind}",
+                where=where,
+                expected="two columns of one type that can be compared",
+                next_step="cast one of them before the join",
+            )
+
+
+def _joined(
+    schema: pa.Schema, table: pa.Schema, *, without: tuple[str, ...], where: str
+) -> pa.Schema:
+    added = [column for column in table if column.name not in without]
+    for column in added:
+        if column.name in schema.names:
+            raise PlanError(
+                f"both sides have a column {column.name!r}",
+                where=where,
+                expected="different names, apart from the keys",
+                next_step="rename it in the table, or select() it away before the join",
+            )
+    return pa.schema([*schema, *added])
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from polars.io.plugins import register_io_source
 from millstream.engines.local.flow_events import EventCaller, Failures
 from millstream.engines.local.flow_expression import can_fail, compiled, computed, dtype
 from millstream.flows.steps import (
+    AsofJoin,
     Explode,
     Filter,
     Join,
@@ -26,6 +27,7 @@ from millstream.primitives.errors import MillstreamError, StepError
 from millstream.primitives.schema import describe
 
 _KEEP = "__ms_keep"
+_RIGHT = "__ms_right_"
 
 
 def polars_schema(schema: pa.Schema) -> pl.Schema:
@@ -104,7 +106,7 @@ class StepRunner:
             schema = step.output(schema, where=where)
         self.schema = schema
         self._tables = {
-            id(step): from_arrow(step.table) for step in steps if isinstance(step, Join)
+            id(step): _table_of(step) for step in steps if isinstance(step, Join | AsofJoin)
         }
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -132,12 +134,32 @@ class StepRunner:
                     self._tables[id(step)].lazy(),
                     left_on=list(step.left_on),
                     right_on=list(step.right_on),
-                    how="left" if step.how == "left" else "inner",
+                    how=step.how,  # type: ignore[arg-type]  # checked when the plan was built
                     nulls_equal=False,
                     maintain_order="left",
                     coalesce=True,
                 )
+            case AsofJoin():
+                return self._joined_asof(step, frame)
         return self._apply_rows(step, schema, where, frame)
+
+    def _joined_asof(self, step: AsofJoin, frame: pl.LazyFrame) -> pl.LazyFrame:
+        table = self._tables[id(step)]
+        time = f"{_RIGHT}{step.right_on}"
+        kind = table.schema[step.right_on]
+        within: float | str | None = step.tolerance
+        if within is not None and kind.is_temporal():
+            within = f"{int(within)}us"
+        joined = frame.sort(step.on).join_asof(
+            table.lazy().rename({step.right_on: time}),
+            left_on=step.on,
+            right_on=time,
+            by_left=list(step.by) or None,
+            by_right=list(step.right_by) or None,
+            tolerance=within,
+            check_sortedness=False,  # it cannot be checked within keys; both sides are sorted
+        )
+        return joined.drop(time)
 
     def _apply_rows(
         self, step: Step, schema: pa.Schema, where: str, frame: pl.LazyFrame
@@ -159,6 +181,15 @@ class StepRunner:
             case Limit(rows=rows):
                 return frame.head(rows)
         raise AssertionError(f"{step.name} is not a stateless step")
+
+
+def _table_of(step: Join | AsofJoin) -> pl.DataFrame:
+    table = from_arrow(step.table)
+    if isinstance(step, AsofJoin):
+        return table.filter(pl.col(step.right_on).is_not_null()).sort(
+            step.right_on, maintain_order=True
+        )
+    return table
 
 
 def mapped(step: MapBatches, frame: pl.LazyFrame, schema: pa.Schema, *, where: str) -> pl.LazyFrame:
