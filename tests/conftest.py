@@ -73,6 +73,17 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.fixture
+def hangups() -> Generator[None, None, None]:
+    """Let SIGHUP mean what it means on a terminal, for a test and what it starts: under ``nohup`` it means nothing."""
+    if not hasattr(signal, "SIGHUP"):  # Windows
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 # ---- nothing is skipped silently ----------------------------------------------------------------
 
 

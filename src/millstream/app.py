@@ -232,9 +232,9 @@ class App:
         when there is nothing of that name.
         """
         flows = self._engines().flows
-        if isinstance(source, Topic):
-            return flows.read_topic(source.info.name)
         of_files = file_format is not None or schema is not None
+        if isinstance(source, Topic) and not of_files:
+            return flows.read_topic(source.info.name)
         if isinstance(source, str) and not of_files and source in self.topics():
             return flows.read_topic(source)
         return flows.read(source, file_format=file_format, schema=schema)

@@ -118,6 +118,7 @@ STOPS = [
 ]
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize(("words", "flights", "number"), STOPS)
 def test_a_demo_that_is_stopped_leaves_no_process(
     tmp_path: Path, words: str, flights: int, number: signal.Signals

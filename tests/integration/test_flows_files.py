@@ -129,6 +129,25 @@ def test_a_file_that_was_committed_is_published_by_whoever_goes_on(
     assert len(rows_in(out)) == 30
 
 
+def test_a_file_that_cannot_be_published_holds_the_flow_up_and_is_not_lost(
+    store_path: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    crashed_behind_its_commit(store_path, out)
+    [partial] = out.glob(".*")
+    blocked = out / partial.name.split(".partial")[0].split(".parquet")[0].lstrip(".")
+    blocked = blocked.with_suffix(".parquet")
+    blocked.mkdir()
+    with LocalWorld(store_path) as world:
+        sink = world.read("events").write(f"{out}/")
+        for _ in range(2):  # the flow is not held by the one that failed
+            with pytest.raises(StepError, match=r"cannot be written"):
+                sink.stream(until="end")
+        blocked.rmdir()
+        assert sink.stream(until="end").rows_out == 0
+    assert len(rows_in(out)) == 30
+
+
 def test_a_reset_publishes_what_was_committed_first(store_path: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     crashed_behind_its_commit(store_path, out)

@@ -15,6 +15,7 @@ from millstream.cli.flights.stopping import stop_deferred, stopped_by_signals
 STOPS = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
 
 
+@pytest.mark.usefixtures("hangups")
 @pytest.mark.parametrize("number", STOPS)
 def test_the_first_signal_interrupts_and_the_second_changes_nothing(number: signal.Signals) -> None:
     before = signal.getsignal(number)

@@ -12,6 +12,7 @@ from millstream.flows.contract import FlowEngines
 from millstream.flows.flow import Flow
 from millstream.flows.plan import Plan
 from millstream.flows.source import Source
+from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike
 
 
@@ -36,6 +37,13 @@ class LocalFlows:
         """
         if isinstance(what, str | PurePath):
             return self._flow(file_source(str(what), file_format=file_format, schema=schema))
+        if file_format is not None or schema is not None:
+            raise PlanError(
+                f"a {type(what).__name__} has its columns already",
+                where="read(…)",
+                expected="file_format= and schema= for files alone",
+                next_step="leave them out",
+            )
         return self._flow(table_source(what))
 
     def _flow(self, source: Source) -> Flow:

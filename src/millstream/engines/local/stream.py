@@ -99,8 +99,8 @@ class LocalStream:
         info = self._log.topic(source.topic) if isinstance(source, TopicSource) else None
         topic_id = FileIntake.topic_id if info is None else info.id
         claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), topic_id)
-        publish_all(claim.files)
         try:
+            publish_all(claim.files)
             intake = self._intake(source, info, claim, bounded=until == "end")
             run = StreamRun(
                 self._log, plan, claim, intake, batch_events=batch_events, idle_us=idle_us
