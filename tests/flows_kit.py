@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
 from hypothesis import strategies as st
 
 from millstream.primitives.telemetry import set_listener
+from millstream.testing.flows_suite import LocalWorld
 
 STEPS = ("flow.claimed", "flow.read", "flow.computed", "flow.staged", "flow.applied",
          "flow.committed", "flow.closing")  # fmt: skip
@@ -25,3 +29,19 @@ def crash_at(step: str, nth: int) -> None:
             raise Crash
 
     set_listener(listen)
+
+
+def crash_each(
+    path: Path, crashes: Iterable[tuple[str, int]], stream: Callable[[LocalWorld], object]
+) -> None:
+    """Open the store and stream, once for each crash; what a run leaves is what the next one finds."""
+    for step, nth in crashes:
+        world = LocalWorld(path)
+        crash_at(step, nth)
+        try:
+            stream(world)
+        except Crash:
+            pass
+        finally:
+            set_listener(None)
+            world.close()

@@ -19,14 +19,14 @@ from millstream.engines.local.flow_file_intake import SETTLED_US, FileIntake, Fi
 from millstream.engines.local.flow_sources import file_source
 from millstream.flows import aggregate as agg
 from millstream.flows.flow import Flow
+from millstream.flows.report import RunReport
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import PlanError, StepError
 from millstream.primitives.schema import Timestamp, datetime_us
-from millstream.primitives.telemetry import set_listener
 from millstream.testing.clock import VirtualClock
 from millstream.testing.flows_suite import EPOCH, LocalWorld, at, in_order
 from millstream.testing.log_suite import options
-from tests.flows_kit import STEPS, Crash, crash_at
+from tests.flows_kit import STEPS, crash_each
 
 SCHEMA = {"k": str, "n": int, "at": Timestamp}
 WRITE = {
@@ -151,18 +151,12 @@ def test_any_crash_reads_each_row_once(
             windowed = read(world, landing).window(tumbling("4m"), on="at").group_by("k")
             return windowed.agg(n=agg.sum("n"), rows=agg.count())
 
-        for step, nth in crashes:
-            world = LocalWorld(path)
-            crash_at(step, nth)
-            try:
-                flow(world).write("out").stream(until="end", batch_events=batch_events)
-            except Crash:
-                pass
-            finally:
-                set_listener(None)
-                world.close()
+        def stream(world: LocalWorld) -> RunReport:
+            return flow(world).write("out").stream(until="end", batch_events=batch_events)
+
+        crash_each(path, crashes, stream)
         with LocalWorld(path) as world:
-            report = flow(world).write("out").stream(until="end", batch_events=batch_events)
+            report = stream(world)
             assert report.late == 0
             assert in_order(world.events("out")) == in_order(flow(world).collect().to_pylist())
 

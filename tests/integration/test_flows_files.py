@@ -17,12 +17,13 @@ from hypothesis import strategies as st
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
+from millstream.flows.report import RunReport
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import PlanError, StepError
 from millstream.primitives.schema import Timestamp
 from millstream.primitives.telemetry import set_listener
 from millstream.testing.flows_suite import LocalWorld, at, in_order
-from tests.flows_kit import STEPS, Crash, crash_at
+from tests.flows_kit import STEPS, Crash, crash_at, crash_each
 
 SCHEMA = {"k": str, "n": int, "at": Timestamp}
 READ = {
@@ -103,18 +104,13 @@ def test_any_crash_leaves_each_row_once(batch_events: int, crashes: list[tuple[s
         path, out = Path(folder) / "s.mill", Path(folder) / "out"
         with LocalWorld(path) as world:
             fill(world)
-        for step, nth in crashes:
-            world = LocalWorld(path)
-            crash_at(step, nth)
-            try:
-                windowed(world).write(f"{out}/").stream(until="end", batch_events=batch_events)
-            except Crash:
-                pass
-            finally:
-                set_listener(None)
-                world.close()
+
+        def stream(world: LocalWorld) -> RunReport:
+            return windowed(world).write(f"{out}/").stream(until="end", batch_events=batch_events)
+
+        crash_each(path, crashes, stream)
         with LocalWorld(path) as world:
-            windowed(world).write(f"{out}/").stream(until="end", batch_events=batch_events)
+            stream(world)
             assert in_order(rows_in(out)) == in_order(windowed(world).collect().to_pylist())
 
 

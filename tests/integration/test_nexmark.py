@@ -21,9 +21,9 @@ import pytest
 
 import millstream as ms
 from millstream.flows.flow import Flow
-from millstream.primitives.telemetry import set_listener
+from millstream.flows.report import RunReport
 from millstream.testing.flows_suite import LocalWorld
-from tests.flows_kit import Crash, crash_at
+from tests.flows_kit import crash_each
 
 FOLDER = Path(os.environ.get("MILLSTREAM_NEXMARK", "../shared/data/nexmark"))
 LATE = "30s"
@@ -358,19 +358,15 @@ def test_a_stream_gives_it_in_any_order_cut_anywhere_and_crashed(
     with LocalWorld(store_path) as world:
         world.topic("bids", BID, key="auction", partitions=partitions)
         world.append("bids", bids_of(seed if shuffled else None))
-    for step in ("flow.applied", "flow.committed", "flow.computed"):
-        world = LocalWorld(store_path)
-        crash_at(step, 1)
-        try:
-            flow = QUERIES[query](world.read("bids")).write("out")
-            flow.stream(until="end", batch_events=batch_events)
-        except Crash:
-            pass
-        finally:
-            set_listener(None)
-            world.close()
-    with LocalWorld(store_path) as world:
+
+    def stream(world: LocalWorld) -> RunReport:
         flow = QUERIES[query](world.read("bids")).write("out")
-        report = flow.stream(until="end", batch_events=batch_events)
+        return flow.stream(until="end", batch_events=batch_events)
+
+    crash_each(
+        store_path, [("flow.applied", 1), ("flow.committed", 1), ("flow.computed", 1)], stream
+    )
+    with LocalWorld(store_path) as world:
+        report = stream(world)
         assert report.late == 0
         assert told(query, world.events("out")) == answer(query)

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from millstream.flows import aggregate as agg
 from millstream.flows.flow import Flow
+from millstream.flows.report import RunReport
 from millstream.flows.windows import tumbling
 from millstream.primitives.schema import Timestamp
-from millstream.primitives.telemetry import set_listener
 from millstream.testing.flows_suite import EPOCH, LocalWorld, in_order
-from tests.flows_kit import CRASHES, Crash, crash_at
+from tests.flows_kit import CRASHES, crash_each
 
 SCHEMA = {"k": str | None, "n": int | None, "f": float | None, "at": Timestamp}
 LATE_S = 600
@@ -76,18 +76,13 @@ def test_any_stream_any_cut_any_crash(
             world.topic("events", SCHEMA, key="k", partitions=partitions)
             for start in range(0, len(rows), appends):
                 world.append("events", rows[start : start + appends])
-        for step, nth in crashes:
-            world = LocalWorld(path)
-            crash_at(step, nth)
-            try:
-                flow_of(world).write("out").stream(until="end", batch_events=batch_events)
-            except Crash:
-                pass
-            finally:
-                set_listener(None)
-                world.close()
+
+        def stream(world: LocalWorld) -> RunReport:
+            return flow_of(world).write("out").stream(until="end", batch_events=batch_events)
+
+        crash_each(path, crashes, stream)
         with LocalWorld(path) as world:
-            report = flow_of(world).write("out").stream(until="end", batch_events=batch_events)
+            report = stream(world)
             assert report.late == 0
             expected = in_order(flow_of(world).collect().to_pylist())
             assert in_order(world.events("out")) == expected

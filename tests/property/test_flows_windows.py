@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
+from millstream.flows.report import RunReport
 from millstream.flows.windows import (
     Calendar,
     Hopping,
@@ -30,9 +31,8 @@ from millstream.flows.windows import (
     tumbling,
 )
 from millstream.primitives.schema import Timestamp
-from millstream.primitives.telemetry import set_listener
 from millstream.testing.flows_suite import EPOCH, LocalWorld, in_order
-from tests.flows_kit import CRASHES, Crash, crash_at
+from tests.flows_kit import CRASHES, crash_each
 
 LATE_S = 600
 SCHEMA = {"k": str | None, "n": int | None, "at": Timestamp}
@@ -211,18 +211,13 @@ def streams_as_a_batch(
             world.topic("events", SCHEMA, key="k", partitions=partitions)
             for start in range(0, len(rows), appends):
                 world.append("events", rows[start : start + appends])
-        for step, nth in crashes:
-            world = LocalWorld(path)
-            crash_at(step, nth)
-            try:
-                make(world).write("out").stream(until="end", batch_events=batch_events)
-            except Crash:
-                pass
-            finally:
-                set_listener(None)
-                world.close()
+
+        def stream(world: LocalWorld) -> RunReport:
+            return make(world).write("out").stream(until="end", batch_events=batch_events)
+
+        crash_each(path, crashes, stream)
         with LocalWorld(path) as world:
-            report = make(world).write("out").stream(until="end", batch_events=batch_events)
+            report = stream(world)
             assert report.late == 0
             assert in_order(world.events("out")) == in_order(make(world).collect().to_pylist())
 
