@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from millstream.primitives.errors import MillstreamError
+from millstream.primitives.errors import MillstreamError, StoreClosed
 from millstream.store.locks import FileLock
 from millstream.store.signals import DUTY, Waiter
 
@@ -68,7 +68,11 @@ class Duty:
 
     def _hold(self) -> None:
         """Do all chores every second, and the urgent ones whenever somebody asks for them."""
-        with self._store.waiter(DUTY) as self._waiter:
+        try:
+            waiter = self._store.waiter(DUTY)
+        except StoreClosed:  # before there was anything to do
+            return
+        with waiter as self._waiter:
             clock = self._store.clock
             due_s = clock.monotonic_s() + _LOOK_EVERY_S
             while not self._stopping.is_set():
