@@ -176,12 +176,6 @@ class Waiter:
         self._descriptor = descriptor
         self._clock = clock
         self._interrupted = False
-        self._woken = True
-
-    def take_woken(self) -> bool:
-        """Return whether there was a wake-up since the last call; true at first."""
-        woken, self._woken = self._woken, False
-        return woken
 
     def arm(self) -> None:
         """Ask to be woken by any commit from now on. Raises StoreClosed."""
@@ -215,7 +209,6 @@ class Waiter:
 
     def drain(self) -> None:
         """Disarm and forget wake-ups that have arrived."""
-        self._woken = True
         self._mark(0)
         if _HAS_FIFO:
             with contextlib.suppress(BlockingIOError):
@@ -228,7 +221,6 @@ class Waiter:
                 self._map[_ARMED + self._slot] = 0
                 return False
             self._clock.wait_s(_POLL_S)
-        self._woken = True
         return True
 
     def interrupt(self) -> None:

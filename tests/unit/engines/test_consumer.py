@@ -273,10 +273,10 @@ def test_members_in_many_threads_read_each_event_once(log: LocalLog):
 
 def test_an_event_does_not_make_a_member_look_at_the_whole_group_and_a_change_does(log: LocalLog):
     info = make(log, partitions=2)
-    first = log.consumer(info, "readers", options())
+    first = log.consumer(info, "readers", options(follow=True))
     for n in range(2):
         log.append(info, {"n": n}, partition=n)
-    assert sorted(drain(first)) == [0, 1]
+        assert first.poll(0) is not None
     look_again(first)
     assert first.poll(0) is None  # it has agreed with the group
     assert first.membership.is_settled()
@@ -284,11 +284,64 @@ def test_an_event_does_not_make_a_member_look_at_the_whole_group_and_a_change_do
     assert first.membership.is_settled()
     with log.consumer(info, "readers", options()) as second:
         assert not first.membership.is_settled()
-        first._waiter.drain()  # as a wake-up leaves it: the group is looked at without waiting for the next look
         assert first.poll(0) is not None
-        assert first.partitions == [0]
+        assert first.partitions == [0, 1]  # an event comes first
+        assert first.poll(0) is None
+        assert first.partitions == [0]  # the group, before it sleeps
         second.poll(0)
         assert second.partitions == [1]
     log.seek(info, "readers", {0: 0})
     assert not first.membership.is_settled()
     first.close()
+
+
+@pytest.mark.parametrize("woken", [False, True])
+def test_a_change_of_the_group_just_before_a_member_arms_is_seen(
+    log: LocalLog, monkeypatch: pytest.MonkeyPatch, woken: bool
+):
+    info = make(log, partitions=2)
+    first = log.consumer(info, "readers", options(follow=True))
+    assert first.poll(0) is None
+    look_again(first)
+    assert first.poll(0) is None
+    if woken:
+        log.append(info, {"n": 0}, partition=0)
+        assert first.poll(0) is not None
+    arm = first._waiter.arm
+
+    def joined() -> None:
+        monkeypatch.setattr(first._waiter, "arm", arm)
+        log.consumer(info, "readers", options())
+        arm()
+
+    monkeypatch.setattr(first._waiter, "arm", joined)
+    # The clock stands still: the look that comes every half second does not help.
+    assert first.poll(0) is None
+    assert first.partitions == [0]
+    log.close()
+
+
+def test_partitions_given_up_just_before_a_member_arms_are_taken(
+    log: LocalLog, monkeypatch: pytest.MonkeyPatch
+):
+    info = make(log, partitions=2)
+    first, second = (log.consumer(info, "readers", options(follow=True)) for _ in range(2))
+    log.append(info, {"n": 1}, partition=1)
+    # The first takes all, the second nothing: what it shall have is given up when it has looked already.
+    third = log.consumer(info, "readers", options(follow=True))
+    assert first.poll(0) is None
+    assert first.partitions == [0]
+    assert second.poll(0) is not None
+    assert third.poll(0) is None
+    arm = third._waiter.arm
+
+    def left() -> None:
+        monkeypatch.setattr(third._waiter, "arm", arm)
+        second.close()
+        arm()
+
+    monkeypatch.setattr(third._waiter, "arm", left)
+    batch = third.poll(0)
+    assert batch is not None
+    assert batch.to_pylist() == [{"n": 1}]
+    log.close()

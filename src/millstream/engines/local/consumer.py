@@ -106,7 +106,7 @@ class LocalConsumer:
             if not self._options.follow and self._is_at_end():
                 return None
             self._waiter.arm()
-            batch = self._try_next()
+            batch = self._try_next(armed=True)
             if batch is not None:
                 return batch
             remaining = WAIT_FALLBACK_S if deadline is None else deadline - clock.monotonic_s()
@@ -127,9 +127,9 @@ class LocalConsumer:
         if self._options.auto_commit:
             self._commit_quietly()
 
-    def _try_next(self) -> EventBatch | None:
-        """Return events that are there already, without waiting."""
-        self._look_at_group()
+    def _try_next(self, *, armed: bool = False) -> EventBatch | None:
+        """Return events that are there already, without waiting; ``armed`` before it sleeps."""
+        self._look_at_group(armed=armed)
         owned = sorted(self.membership.owned)
         for step in range(len(owned)):
             number = owned[(self._turn + step) % len(owned)]
@@ -159,12 +159,12 @@ class LocalConsumer:
             self._positions[number] = first
             return None
 
-    def _look_at_group(self) -> None:
+    def _look_at_group(self, *, armed: bool) -> None:
         now_s = self._store.clock.monotonic_s()
-        if now_s < self._next_look_s:
-            # What woke it may have been an event, which is the more likely the less time there is for this.
-            if not self._waiter.take_woken() or self.membership.is_settled():
-                return
+        # Not on a wake-up, which may have been an event. But before it sleeps: a change of the group that was committed
+        # before it armed wakes nobody.
+        if now_s < self._next_look_s and not (armed and not self.membership.is_settled()):
+            return
         self._next_look_s = now_s + _LOOK_AT_GROUP_EVERY_S
         if not self.membership.reconcile(self._start):
             return
@@ -280,8 +280,11 @@ class LocalConsumer:
 
     async def _next_async(self) -> EventBatch | None:
         while not self._stopped.is_set():
-            self._waiter.arm()
             batch = self._try_next()
+            if batch is not None:
+                return batch
+            self._waiter.arm()
+            batch = self._try_next(armed=True)
             if batch is not None:
                 return batch
             if not self._options.follow and self._is_at_end():
