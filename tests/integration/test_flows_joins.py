@@ -138,7 +138,7 @@ def test_it_finds_what_plain_python_finds(
         }
     )
     step = AsofJoin(right, "n", "m", ("k",), ("k",), tolerance)
-    runner = StepRunner([step], schema, first_number=1, failures=Failures(lambda: 0))
+    runner = StepRunner([step], schema, numbers=[1], failures=Failures(lambda: 0))
     found = to_arrow(runner.apply(from_arrow(left).lazy()).collect(), runner.schema).to_pylist()
 
     def price(k: str | None, n: int | None) -> int | None:

@@ -2,20 +2,23 @@
 
 The state of a stream is what the aggregations have gathered, so everything before and in the last
 aggregation must be the same: the source, each step's text, the window, the keys and the
-aggregates. What comes after it may change, and so may the rows of a joined table and the code of a
-``map_batches`` function. A stream without an aggregation keeps nothing but its place in the
-source, so there only the source must be the same.
+aggregates; for a join of two streams, both its sides and how they are joined. What comes after it may change, and so
+may the rows of a joined table and the code of a ``map_batches`` function. A stream without either keeps nothing but its
+place in the sources, so there only the sources must be the same.
 """
 
 from __future__ import annotations
 
 from itertools import zip_longest
 
+from millstream.flows.branches import is_stateful, sources
 from millstream.flows.plan import Plan
 
 
 def fingerprint(plan: Plan) -> tuple[str, ...]:
     """Return the texts that must not change while there is state."""
+    if not is_stateful(plan):
+        return (", ".join(source.text() for source in sources(plan)),)
     last = max(plan.aggregations_at(), default=-1)
     steps = plan.steps[: last + 1]
     return (plan.source.text(), *(step.text() for step in steps))

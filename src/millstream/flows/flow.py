@@ -18,20 +18,20 @@ from millstream.flows.aggregate import Aggregate
 from millstream.flows.contract import FlowEngines, Stop, collected
 from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
+from millstream.flows.flow_joins import FlowJoins, names_of
 from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.kinds import LiteralValue, widened_schema
 from millstream.flows.limits import BATCH_EVENTS
+from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, RowCalls, TopicSink, file_sink, is_path
 from millstream.flows.steps import (
-    AsofJoin,
     BatchFunction,
     Event,
     EventCallable,
     Explode,
     Filter,
-    Join,
     Limit,
     MapBatches,
     MapEvents,
@@ -62,7 +62,7 @@ class Callee(Protocol):
 
 
 @dataclass(frozen=True)
-class Flow:
+class Flow(FlowJoins):
     """A plan and the engines that can run it. Immutable; may be used by several threads."""
 
     plan: Plan
@@ -105,63 +105,6 @@ class Flow:
         """Keep exactly these columns, in this order; keywords compute new ones."""
         computed = {name: as_expression(value) for name, value in named.items()}
         return self._then(Select(named_expressions(columns, computed)))
-
-    def join(
-        self,
-        table: object,
-        *,
-        on: str | Sequence[str],
-        right_on: str | Sequence[str] | None = None,
-        how: str = "left",
-    ) -> Flow:
-        """Add the columns of a table that does not change: pyarrow, Polars, pandas, or a list of dicts.
-
-        ``on`` names the key columns here, ``right_on`` those of the table if they differ. A null key has no partner.
-        ``how`` is ``"left"`` (rows without a partner get nulls), ``"inner"`` (they are dropped), ``"semi"`` or
-        ``"anti"`` (only rows with, or without, a partner; no column is added).
-        """
-        left, right = self._keys("join", _names(on), right_on, at_least=1)
-        return self._then(Join(_table(table), left, right, how))
-
-    def join_asof(
-        self,
-        table: object,
-        *,
-        on: str,
-        right_on: str | None = None,
-        by: str | Sequence[str] = (),
-        right_by: str | Sequence[str] | None = None,
-        tolerance: Duration | float | None = None,
-    ) -> Flow:
-        """Add the columns of the last row of a table that is not after the event: the price that held, say.
-
-        ``on`` is a time, a date or a number, here and (``right_on``) in the table; ``by`` are keys that must be equal.
-        ``tolerance`` is how old the row may be at most, a duration for times and a number for numbers. Rows without a
-        partner get nulls. The table does not change while the flow runs.
-        """
-        left, right = self._keys("join_asof", _names(by), right_by, at_least=0)
-        within: float | None
-        if tolerance is None or (isinstance(tolerance, int | float) and tolerance >= 0):
-            within = tolerance
-        elif isinstance(tolerance, int | float):
-            raise PlanError(
-                f"tolerance={tolerance}", where=self._where("join_asof"), expected="not negative"
-            )
-        else:
-            within = duration_us(tolerance)
-        return self._then(AsofJoin(_table(table), on, right_on or on, left, right, within))
-
-    def _keys(
-        self, step: str, left: tuple[str, ...], given: str | Sequence[str] | None, *, at_least: int
-    ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-        right = left if given is None else _names(given)
-        if len(left) != len(right) or len(left) < at_least:
-            raise PlanError(
-                f"the join has {len(left)} keys here and {len(right)} in the table",
-                where=self._where(step),
-                expected="the same number, at least one" if at_least else "the same number",
-            )
-        return left, right
 
     def map_batches(self, function: BatchFunction, schema: SchemaLike) -> Flow:
         """Call ``function`` with an iterator of Arrow record batches; it yields batches of ``schema``.
@@ -227,7 +170,7 @@ class Flow:
 
     def top_k(self, rows: int, *, by: str | Sequence[str]) -> Flow:
         """Keep the rows with the greatest values of ``by``, greatest first; for a batch only. See ``ms.top_k``."""
-        return self.sort(*_names(by), descending=True).limit(rows)
+        return self.sort(*names_of(by), descending=True).limit(rows)
 
     def distinct(self, *columns: str) -> Flow:
         """Reduce the rows to these columns (all, if none is named), each combination once; for a batch only.
@@ -416,6 +359,9 @@ class Flow:
         declared = widened_schema(to_arrow_schema(schema))
         return self._then(MapEvents(function, declared, kind, on_error, concurrency))
 
+    def _from(self, source: UnionSource | JoinSource) -> Flow:
+        return replace(self, plan=Plan(source))
+
     def _where(self, step: str) -> str:
         return f"step {len(self.plan.steps) + 1}, {step}"
 
@@ -450,24 +396,3 @@ def _refuse_uncallable(function: object, where: str, expected: str) -> None:
 
 def _is_windows(windows: object) -> bool:
     return isinstance(windows, Windows)
-
-
-def _names(names: str | Sequence[str]) -> tuple[str, ...]:
-    return (names,) if isinstance(names, str) else tuple(names)
-
-
-def _table(table: object) -> pa.Table:
-    """Return any table as an Arrow table of the types that flows compute with."""
-    try:
-        if isinstance(table, list):
-            arrow = pa.Table.from_pylist(table)
-        elif isinstance(table, pa.RecordBatch):
-            arrow = pa.Table.from_batches([table])
-        else:
-            arrow = table if isinstance(table, pa.Table) else pa.table(table)
-        return arrow.cast(widened_schema(arrow.schema))
-    except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
-        raise PlanError(
-            f"a {type(table).__name__} cannot be used as a table: {error}",
-            expected="a pyarrow, Polars or pandas table, or a list of dicts",
-        ) from error

@@ -15,6 +15,7 @@ from millstream.flows.aggregate import Aggregate, aggregate_kind
 from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import column_kind, infer
 from millstream.flows.kinds import INTEGER, TEXT, is_ordered, python_type
+from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.source import CallSink, RowCalls, Sink, Source
 from millstream.flows.steps import Step, field_of, named_text
 from millstream.flows.windows import WINDOW_END, WINDOW_START, Windows, exact_duration
@@ -110,7 +111,7 @@ class Aggregation:
 class Plan:
     """A source, steps in order, and once there are: a sink, and a task that is called for each row. Immutable."""
 
-    source: Source
+    source: Source | UnionSource | JoinSource
     steps: tuple[Step, ...] = ()
     sink: Sink | None = None
     calls: CallSink | None = None

@@ -122,9 +122,7 @@ class Join:
 
     def text(self) -> str:
         """Return the canonical text: the table's columns, not its rows, which may be updated."""
-        on = ", ".join(
-            a if a == b else f"{a} = {b}" for a, b in zip(self.left_on, self.right_on, strict=True)
-        )
+        on = keys_text(self.left_on, self.right_on)
         return f"join([{describe(self.table.schema)}], on {on}, {self.how})"
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
@@ -136,10 +134,10 @@ class Join:
                 expected="'left', 'inner', 'semi' or 'anti'",
                 next_step="choose one of them",
             )
-        _check_keys(self.left_on, self.right_on, schema, self.table.schema, where)
+        check_keys(self.left_on, self.right_on, schema, self.table.schema, where)
         if self.how in ("semi", "anti"):
             return schema
-        return _joined(schema, self.table.schema, without=self.right_on, where=where)
+        return joined_schema(schema, self.table.schema, without=self.right_on, where=where)
 
 
 @dataclass(frozen=True, eq=False)
@@ -166,8 +164,8 @@ class AsofJoin:
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the schema with the table's columns at the end, without its time and its keys."""
-        _check_keys((self.on,), (self.right_on,), schema, self.table.schema, where)
-        _check_keys(self.by, self.right_by, schema, self.table.schema, where)
+        check_keys((self.on,), (self.right_on,), schema, self.table.schema, where)
+        check_keys(self.by, self.right_by, schema, self.table.schema, where)
         kind = column_kind(self.on, schema, where=where)
         if kind not in (INTEGER, FLOAT, TIMESTAMP, DATE):
             raise PlanError(
@@ -177,31 +175,41 @@ class AsofJoin:
                 next_step="join on another column",
             )
         without = (self.right_on, *self.right_by)
-        return _joined(schema, self.table.schema, without=without, where=where)
+        return joined_schema(schema, self.table.schema, without=without, where=where)
 
 
-def _check_keys(
+def keys_text(left_on: tuple[str, ...], right_on: tuple[str, ...]) -> str:
+    """Return the keys of a join as text."""
+    pairs = zip(left_on, right_on, strict=True)
+    return ", ".join(a if a == b else f"{a} = {b}" for a, b in pairs)
+
+
+def check_keys(
     left_on: tuple[str, ...],
     right_on: tuple[str, ...],
     schema: pa.Schema,
     table: pa.Schema,
     where: str,
+    *,
+    of: str = "table",
 ) -> None:
+    """Raise PlanError unless the keys of both sides are there and have the same types."""
     for left, right in zip(left_on, right_on, strict=True):
         left_kind = column_kind(left, schema, where=where)
-        right_kind = column_kind(right, table, where=f"{where}, the table")
+        right_kind = column_kind(right, table, where=f"{where}, the {of}")
         if left_kind != right_kind or not is_ordered(left_kind):
             raise PlanError(
-                f"the key {left!r} is {left_kind} and {right!r} of the table is {right_kind}",
+                f"the key {left!r} is {left_kind} and {right!r} of the {of} is {right_kind}",
                 where=where,
                 expected="two columns of one type that can be compared",
                 next_step="cast one of them before the join",
             )
 
 
-def _joined(
-    schema: pa.Schema, table: pa.Schema, *, without: tuple[str, ...], where: str
+def joined_schema(
+    schema: pa.Schema, table: pa.Schema, *, without: tuple[str, ...], where: str, of: str = "table"
 ) -> pa.Schema:
+    """Return the columns of both sides, the right without its keys. Raises PlanError for a name that is twice."""
     added = [column for column in table if column.name not in without]
     for column in added:
         if column.name in schema.names:
@@ -209,7 +217,7 @@ def _joined(
                 f"both sides have a column {column.name!r}",
                 where=where,
                 expected="different names, apart from the keys",
-                next_step="rename it in the table, or select() it away before the join",
+                next_step=f"rename it in the {of}, or select() it away before the join",
             )
     return pa.schema([*schema, *added])
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 import pyarrow as pa
 
 from millstream.flows import aggregate as agg
+from millstream.flows.branches import Anchor, branches
 from millstream.flows.event_time import event_time_anchor
 from millstream.flows.expression import col
 from millstream.flows.fingerprint import difference, fingerprint
 from millstream.flows.flow import Flow
 from millstream.flows.windows import tumbling
 from tests.unit.flows.plans import SCHEMA, clicks
+
+
+def anchor_of(flow: Flow) -> Anchor | None:
+    [branch] = branches(flow.plan)
+    return event_time_anchor(branch)
 
 
 def hourly(flow: Flow, on: str = "at") -> Flow:
@@ -32,7 +38,7 @@ def test_explain_shows_every_step_and_the_columns():
 
 
 def test_event_time_is_known_at_the_source():
-    anchor = event_time_anchor(hourly(clicks().filter(col("n") > 1)).plan)
+    anchor = anchor_of(hourly(clicks().filter(col("n") > 1)))
     assert anchor is not None
     assert (anchor.steps, repr(anchor.time)) == (0, "col('at')")
 
@@ -40,14 +46,14 @@ def test_event_time_is_known_at_the_source():
 def test_a_computed_event_time_is_traced_to_the_source():
     flow = clicks().with_columns(local=col("at") - col("at")).with_columns(when=col("at"))
     flow = flow.select("user", event=col("when").dt.truncate("1s"))
-    anchor = event_time_anchor(hourly(flow, on="event").plan)
+    anchor = anchor_of(hourly(flow, on="event"))
     assert anchor is not None
     assert (anchor.steps, repr(anchor.time)) == (0, "col('at').truncate(1000000)")
 
 
 def test_event_time_of_a_function_is_known_behind_it():
     flow = clicks().filter(col("n") > 1).map_batches(lambda batches: batches, SCHEMA)
-    anchor = event_time_anchor(hourly(flow).plan)
+    anchor = anchor_of(hourly(flow))
     assert anchor is not None
     assert anchor.steps == 2
 
@@ -55,15 +61,15 @@ def test_event_time_of_a_function_is_known_behind_it():
 def test_event_time_of_a_table_is_known_behind_the_join():
     table = pa.table({"user": ["a"], "seen": pa.array([0], pa.timestamp("us", "UTC"))})
     joined = clicks().join(table, on="user")
-    behind = event_time_anchor(hourly(joined, on="seen").plan)
-    before = event_time_anchor(hourly(joined).plan)
+    behind = anchor_of(hourly(joined, on="seen"))
+    before = anchor_of(hourly(joined))
     assert behind is not None
     assert before is not None
     assert (behind.steps, before.steps) == (1, 0)
 
 
 def test_a_flow_without_a_window_has_no_event_time():
-    assert event_time_anchor(clicks().agg(n=agg.count()).plan) is None
+    assert anchor_of(clicks().agg(n=agg.count())) is None
 
 
 def test_a_change_before_the_aggregation_is_a_difference():

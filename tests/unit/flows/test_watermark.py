@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from millstream.engines.local.flow_windowing import watermarks_before
+from millstream.engines.local.flow_heads import watermarks_before
 from millstream.flows.watermark import TIME_MIN, EventTime, counting_partitions
 
 

@@ -7,7 +7,7 @@ renamed when it is complete. A crash at any other moment leaves the output as it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
@@ -19,6 +19,7 @@ from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import write_file
+from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_sinks import (
     commit_staged,
     open_dead_letters,
@@ -27,7 +28,9 @@ from millstream.engines.local.flow_sinks import (
 from millstream.engines.local.flow_sources import ReadFigures, batch_frame
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
 from millstream.engines.local.log import LocalLog
+from millstream.flows.branches import branches
 from millstream.flows.event_time import event_time_anchor
+from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
@@ -92,7 +95,7 @@ class _BatchRun:
         dead = None if self._collect else open_dead_letters(self._log, self._plan, self._name)
         started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
         with step_errors(f"flow {self._name!r}"):
-            frame = self._computed(started_us)
+            frame = self._computed(self._plan, started_us)
             if isinstance(sink, FileSink):
                 # A file is written while it is computed, so its publishing is part of the processing.
                 file, rows = write_file(sink, frame, new_id(self._clock))
@@ -151,27 +154,57 @@ class _BatchRun:
     def _record(self, tx: Transaction, delays: Mapping[str, Histogram]) -> None:
         record_delays(tx, "batch", self._name, delays)
 
-    def _computed(self, started_us: int) -> pl.LazyFrame:
-        """Return the output; what lies before the last aggregation is computed now."""
-        anchor = event_time_anchor(self._plan)
-        time = anchor.time if anchor is not None and anchor.steps == 0 else None
-        frame = batch_frame(
-            self._log, self._plan.source, self._figures, started_us=started_us, time=time
-        )
-        schemas = self._plan.schemas()
+    def _computed(self, plan: Plan, started_us: int, time: str | None = None) -> pl.LazyFrame:
+        """Return the output; what lies before the last aggregation, or in outer joins, is computed now.
+
+        ``time`` is the column of the event time, if the plan is a side of something that asks for one.
+        """
+        frame = self._read(plan, started_us, time)
+        schemas = plan.schemas()
         first = 0
-        for index, step in enumerate(self._plan.steps):
+        for index, step in enumerate(plan.steps):
             if isinstance(step, Aggregation):
-                frame = self._stateless(first, index, schemas, frame)
+                frame = self._stateless(plan, first, index, frame)
                 frame = self._aggregated(step, index, schemas[index], frame)
                 first = index + 1
-        return self._stateless(first, len(self._plan.steps), schemas, frame)
+        return self._stateless(plan, first, len(plan.steps), frame)
 
-    def _stateless(
-        self, first: int, last: int, schemas: tuple[pa.Schema, ...], frame: pl.LazyFrame
-    ) -> pl.LazyFrame:
-        steps = self._plan.steps[first:last]
-        runner = StepRunner(steps, schemas[first], first_number=first + 1, failures=self._failures)
+    def _read(self, plan: Plan, started_us: int, time: str | None) -> pl.LazyFrame:
+        match plan.source:
+            case UnionSource(plans=plans):
+                return pl.concat([self._computed(part, started_us) for part in plans])
+            case JoinSource(left=left, right=right) as join:
+                times = (None, None) if join.time is None else (join.time.left, join.time.right)
+                sides = [
+                    self._computed(side, started_us, at)
+                    for side, at in zip((left, right), times, strict=True)
+                ]
+                return self._joined(join, sides)
+            case source:
+                branch = branches(plan)[0]
+                if branch.time is None:
+                    branch = replace(branch, time=time)
+                anchor = event_time_anchor(branch)
+                at_source = anchor.time if anchor is not None and anchor.steps == 0 else None
+                return batch_frame(
+                    self._log, source, self._figures, started_us=started_us, time=at_source
+                )
+
+    def _joined(self, join: JoinSource, sides: list[pl.LazyFrame]) -> pl.LazyFrame:
+        if join.time is not None:
+            # How many rows have no time is known only when all were read.
+            sides = [frame.lazy() for frame in pl.collect_all(sides, engine="streaming")]
+            for frame, time in zip(sides, (join.time.left, join.time.right), strict=True):
+                self._untimed += frame.select(pl.col(time).null_count()).collect().item()
+        return JoinKernel(join).all_rows(*sides)
+
+    def _stateless(self, plan: Plan, first: int, last: int, frame: pl.LazyFrame) -> pl.LazyFrame:
+        runner = StepRunner(
+            plan.steps[first:last],
+            plan.schemas()[first],
+            numbers=range(first + 1, last + 1),
+            failures=self._failures,
+        )
         return runner.apply(frame)
 
     def _aggregated(

@@ -6,7 +6,7 @@ process that was thought dead cannot write any more.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from millstream.engines.local.flow_file_intake import FileMark
@@ -35,10 +35,11 @@ class Claim:
     name: str
     epoch: int
     positions: Mapping[int, Position]
+    """By the number of the partition, counted through the topics in their order."""
     closed_until_us: Mapping[int, int] = field(default_factory=dict)
-    """Up to where the windows of each aggregation are closed, by its number; without an entry none was closed."""
+    """Up to where each state is closed, by its number; without an entry nothing was closed."""
     state: Mapping[int, tuple[Blob, ...]] = field(default_factory=dict)
-    """The state of each aggregation, by its number."""
+    """The states of the stages, by their numbers."""
     files: tuple[tuple[str, str], ...] = ()
     """Files of the last commit, as they are named and as they shall be: perhaps not renamed yet."""
     inputs: Mapping[str, FileMark] = field(default_factory=dict)
@@ -49,7 +50,8 @@ class Claim:
 class Step:
     """What one micro-batch changes, apart from its output."""
 
-    positions: Mapping[int, Position]
+    positions: Mapping[tuple[int, int], Position]
+    """By topic and partition."""
     closed_until_us: Mapping[int, int]
     states: tuple[StateChange, ...]
     rows_in: int
@@ -60,8 +62,10 @@ class Step:
     inputs: tuple[FileMark, ...] = ()
 
 
-def claim(store: Store, name: str, plan: tuple[str, ...], topic_id: int) -> Claim:
-    """Take the flow over, made if it is new. One transaction.
+def claim(
+    store: Store, name: str, plan: tuple[str, ...], places: Sequence[tuple[int, int]]
+) -> Claim:
+    """Take the flow over, made if it is new. One transaction. ``places`` are the topic and partition of each number.
 
     Raises Fenced when a living process streams it, PlanError when its state was made by another plan or topic.
     """
@@ -69,7 +73,7 @@ def claim(store: Store, name: str, plan: tuple[str, ...], topic_id: int) -> Clai
         with store.read() as snapshot:
             seen = snapshot.run("flows/get", (name,))
         _refuse_running(store, name, seen[0][2] if seen else None)
-        taken = store.write(_claiming(store.process, name, plan, topic_id, seen))
+        taken = store.write(_claiming(store.process, name, plan, places, seen))
         if taken is not None:
             return taken
 
@@ -86,7 +90,11 @@ def _refuse_running(store: Store, name: str, owner: str | None) -> None:
 
 
 def _claiming(
-    process: str, name: str, plan: tuple[str, ...], topic_id: int, seen: list[tuple[object, ...]]
+    process: str,
+    name: str,
+    plan: tuple[str, ...],
+    places: Sequence[tuple[int, int]],
+    seen: list[tuple[object, ...]],
 ) -> Callable[[Transaction], Claim | None]:
     """Return the transaction; it gives None if another process was faster than ``seen``."""
 
@@ -105,7 +113,7 @@ def _claiming(
             return Claim(flow_id, name, 1, {})
         [(flow_id, _, _, stored, closed_until_us, *_)] = now
         _refuse_difference(name, tuple(decode(stored)), plan)
-        positions = _positions(tx, flow_id, name, topic_id)
+        positions = _positions(tx, flow_id, name, places)
         taking = {"owner": process, "fingerprint": encode(plan), "flow_id": flow_id}
         [[epoch]] = tx.run("flows/take", taking)
         state: dict[int, tuple[Blob, ...]] = {}
@@ -138,21 +146,24 @@ def _refuse_difference(name: str, before: tuple[str, ...], now: tuple[str, ...])
         )
 
 
-def _positions(snapshot: Snapshot, flow_id: int, name: str, topic_id: int) -> dict[int, Position]:
+def _positions(
+    snapshot: Snapshot, flow_id: int, name: str, places: Sequence[tuple[int, int]]
+) -> dict[int, Position]:
     positions = {}
-    for topic, partition, next_offset, seen_us in snapshot.run("flows/positions", (flow_id,)):
-        if topic != topic_id:
+    for topic_id, partition, next_offset, seen_us in snapshot.run("flows/positions", (flow_id,)):
+        if (topic_id, partition) not in places:
             raise PlanError(
                 "the topic was deleted and made again since the flow read it",
                 where=f"flow {name!r}",
                 expected="the topic whose offsets the flow remembers",
                 next_step="forget the old state with flow.reset(), or rename the flow",
             )
-        positions[partition] = Position(next_offset, TIME_MIN if seen_us is None else seen_us)
+        number = places.index((topic_id, partition))
+        positions[number] = Position(next_offset, TIME_MIN if seen_us is None else seen_us)
     return positions
 
 
-def advance(tx: Transaction, owner: Claim, topic_id: int, step: Step) -> None:
+def advance(tx: Transaction, owner: Claim, step: Step) -> None:
     """Store a micro-batch's effects in ``tx``. Raises Fenced if another process has taken over."""
     values = {
         "flow_id": owner.flow_id,
@@ -175,8 +186,8 @@ def advance(tx: Transaction, owner: Claim, topic_id: int, step: Step) -> None:
     tx.many(
         "flows/position_set",
         [
-            (owner.flow_id, topic_id, number, at.next_offset, _or_null(at.seen_us))
-            for number, at in step.positions.items()
+            (owner.flow_id, topic_id, partition, at.next_offset, _or_null(at.seen_us))
+            for (topic_id, partition), at in step.positions.items()
         ],
     )
     inputs = [

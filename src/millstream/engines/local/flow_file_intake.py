@@ -28,6 +28,9 @@ from millstream.primitives.errors import PlanError, StepError
 SETTLED_US: Final = 2_000_000
 """So long a file must have been left alone before a stream without an end reads it."""
 
+FILES_ID: Final = 0
+"""What stands for the topic of files; topics are numbered from 1."""
+
 _PARTITION: Final = 0
 
 
@@ -45,7 +48,7 @@ class FileMark:
 class FileIntake:
     """Where a stream reads files. Belongs to one thread."""
 
-    topic_id = 0
+    topic_id = FILES_ID
     channel = "files"
 
     def __init__(

@@ -7,9 +7,9 @@ no frame is read twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +34,33 @@ class Taken:
     frame: pl.DataFrame
     appended_us: npt.NDArray[np.int64]
     next_offset: int
+    source: int = 0
+    """Which source of the flow it was read from."""
+
+
+class Intake(Protocol):
+    """Where a stream reads one source. Belongs to one thread. Partitions are numbered from 0."""
+
+    topic_id: int
+    channel: str
+    next_offsets: dict[int, int]
+
+    @property
+    def changed(self) -> Mapping[str, FileMark]:
+        """How far files were read by the last ``take``, by their paths."""
+
+    @property
+    def bounded(self) -> bool:
+        """Whether it ends at what was there at the beginning."""
+
+    def ends(self) -> dict[int, int]:
+        """Return one past the last event of each partition."""
+
+    def backlog(self, ends: Mapping[int, int]) -> int | None:
+        """Return how many events are left to read; None if that is not known."""
+
+    def take(self, events_max: int, ends: Mapping[int, int]) -> list[Taken]:
+        """Return the next events of each partition that has some; empty when there are none."""
 
 
 @dataclass(frozen=True)
@@ -124,3 +151,69 @@ class TopicIntake:
             empty = np.empty(0, dtype=np.int64)
             return _Ahead(pl.DataFrame(), empty, empty, end)
         return _Ahead(event_frame(batch), batch.offsets(), batch.appended_us(), batch.next_offset)
+
+
+class Intakes:
+    """All sources of a stream, their partitions numbered through. Belongs to one thread."""
+
+    def __init__(self, intakes: Sequence[Intake]) -> None:
+        """Read from all of them."""
+        self._intakes = intakes
+        self._firsts: list[int] = []
+        first = 0
+        for intake in intakes:
+            self._firsts.append(first)
+            first += len(intake.next_offsets)
+        self.places = places([(i.topic_id, len(i.next_offsets)) for i in intakes])
+        """The topic and the partition in it by the number of each partition."""
+        self.channels = [intake.channel for intake in intakes]
+        self.bounded = all(intake.bounded for intake in intakes)
+
+    @property
+    def next_offsets(self) -> dict[int, int]:
+        """Where each partition is read next."""
+        return self._numbered([intake.next_offsets for intake in self._intakes])
+
+    @property
+    def changed(self) -> list[FileMark]:
+        """How far files were read by the last ``take``."""
+        return [mark for intake in self._intakes for mark in intake.changed.values()]
+
+    def ends(self) -> dict[int, int]:
+        """Return one past the last event of each partition, in a bounded run those of its beginning."""
+        return self._numbered([intake.ends() for intake in self._intakes])
+
+    def backlog(self, ends: Mapping[int, int]) -> int | None:
+        """Return how many events are left to read; None if that is not known."""
+        lefts = [i.backlog(self._of(n, ends)) for n, i in enumerate(self._intakes)]
+        known = [left for left in lefts if left is not None]
+        return sum(known) if len(known) == len(lefts) else None
+
+    def take(self, events_max: int, ends: Mapping[int, int]) -> list[Taken]:
+        """Return the next events of all sources; one with a longer backlog gives more."""
+        lefts = [i.backlog(self._of(n, ends)) for n, i in enumerate(self._intakes)]
+        total = sum(left for left in lefts if left is not None)
+        taken: list[Taken] = []
+        for number, (intake, left) in enumerate(zip(self._intakes, lefts, strict=True)):
+            share = 1.0 if left is None or len(lefts) == 1 else left / max(1, total)
+            wanted = max(1, round(events_max * share))
+            for batch in intake.take(wanted, self._of(number, ends)):
+                at = self._firsts[number] + batch.partition
+                taken.append(replace(batch, partition=at, source=number))
+        return taken
+
+    def _numbered(self, each: Sequence[Mapping[int, int]]) -> dict[int, int]:
+        return {
+            first + number: value
+            for first, values in zip(self._firsts, each, strict=True)
+            for number, value in values.items()
+        }
+
+    def _of(self, source: int, values: Mapping[int, int]) -> dict[int, int]:
+        first = self._firsts[source]
+        return {n: values[first + n] for n in self._intakes[source].next_offsets}
+
+
+def places(partitions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Return (topic, partition) by the number of each partition; given are topics and how many each has."""
+    return [(topic_id, number) for topic_id, count in partitions for number in range(count)]

@@ -12,14 +12,15 @@ from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
-from millstream.engines.local.flow_file_intake import FileIntake
 from millstream.engines.local.flow_files import Written, write_file
-from millstream.engines.local.flow_intake import Taken, TopicIntake
+from millstream.engines.local.flow_intake import Intakes, Taken
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
 from millstream.engines.local.flow_steps import to_arrow
-from millstream.engines.local.flow_windowing import Computed, StatelessStream, WindowedStream
+from millstream.engines.local.flow_windowing import Computed, StagedStream, StatelessStream
 from millstream.engines.local.log import LocalLog
+from millstream.flows.branches import is_stateful
 from millstream.flows.contract import Stop
+from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import Progress, ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
@@ -90,7 +91,7 @@ class StreamRun:
         log: LocalLog,
         plan: Plan,
         claim: Claim,
-        intake: TopicIntake | FileIntake,
+        intake: Intakes,
         *,
         batch_events: int,
         idle_us: int | None,
@@ -105,15 +106,14 @@ class StreamRun:
         self._sink = open_topic(log, sink, plan.schema) if isinstance(sink, TopicSink) else None
         self._directory = sink if isinstance(sink, FileSink) else None
         self._calls = plan.calls
-        at = plan.aggregation_at()
         self._failures = Failures(self._clock.now_us)
         self._compute = (
-            StatelessStream(plan, self._failures)
-            if at is None
-            else WindowedStream(plan, claim, log.store.path, self._failures)
+            StagedStream(plan, claim, log.store.path, self._failures)
+            if is_stateful(plan)
+            else StatelessStream(plan, self._failures)
         )
         self._dead_sink = open_dead_letters(log, plan, claim.name)
-        self._late_sink = self._open_late_sink(plan)
+        self._late_sinks = self._open_late_sinks(plan)
         self._positions = dict(claim.positions)
         self._intake = intake
         self._quiet = None if idle_us is None or intake.bounded else Quiet(idle_us, self._clock)
@@ -124,18 +124,28 @@ class StreamRun:
         self._started_s = self._clock.monotonic_s()
         reach("flow.claimed")
 
-    def _open_late_sink(self, plan: Plan) -> TopicInfo | None:
-        at = plan.aggregation_at()
+    def _open_late_sinks(self, plan: Plan) -> list[TopicInfo]:
+        """Return the topics of late events, one for each side of the first stage, if the flow keeps them."""
+        source, at = plan.source, plan.aggregation_at()
         step = None if at is None else plan.steps[at]
-        if not isinstance(step, Aggregation) or step.window is None or not step.window.keep_late:
-            return None
-        assert at is not None
-        return open_topic(self._log, TopicSink(f"{self._claim.name}.late"), plan.schemas()[at])
+        if isinstance(source, JoinSource):
+            keeps = source.time is not None and source.time.keep_late
+            names = [f"{self._claim.name}.late_{side}" for side in ("left", "right")]
+        else:
+            window = step.window if isinstance(step, Aggregation) else None
+            keeps = window is not None and window.keep_late
+            names = [f"{self._claim.name}.late"]
+        if not keeps:
+            return []
+        return [
+            open_topic(self._log, TopicSink(name), schema)
+            for name, schema in zip(names, self._compute.late_schemas, strict=True)
+        ]
 
     def loop(self, *, stop: Stop | None, progress: ProgressListener | None) -> None:
         """Process micro-batches until the end, or until told to stop."""
         rows_total = self._intake.backlog(self._intake.ends()) if self._intake.bounded else None
-        with self._log.store.waiter(self._intake.channel) as waiter:
+        with self._log.store.waiter(*self._intake.channels) as waiter:
             while stop is None or not stop.is_set():
                 waiter.arm()
                 ends = self._intake.ends()
@@ -218,14 +228,13 @@ class StreamRun:
         outputs = [] if self._sink is None else [(self._sink, output)]
         with step_errors(f"flow {self._claim.name!r}"):
             messages = calls_of(self._calls, output, self._clock.now_us())
-        if self._late_sink is not None and computed.late_rows is not None:
-            schema = self._compute.late_schema
-            outputs.append((self._late_sink, to_arrow(computed.late_rows, schema)))
+        late = zip(self._late_sinks, computed.late_rows, self._compute.late_schemas, strict=False)
+        outputs += [(to, to_arrow(rows, kind)) for to, rows, kind in late if rows is not None]
         if self._dead_sink is not None and (letters := self._failures.take()) is not None:
             outputs.append((self._dead_sink, letters))
         files = self._written(computed)
         step = Step(
-            positions=positions,
+            positions={self._intake.places[number]: at for number, at in positions.items()},
             closed_until_us=computed.closed_until_us,
             states=computed.states,
             rows_in=rows_in,
@@ -233,12 +242,12 @@ class StreamRun:
             late=computed.late,
             untimed=computed.untimed,
             files=files,
-            inputs=tuple(self._intake.changed.values()) if positions else (),
+            inputs=tuple(self._intake.changed) if positions else (),
         )
         recorded = {**delays, "publish": self._published}
 
         def work(tx: Transaction, staged: list[Staged]) -> None:
-            flow_catalog.advance(tx, self._claim, self._intake.topic_id, step)
+            flow_catalog.advance(tx, self._claim, step)
             for one in staged:
                 one.apply(tx)
             enqueue(tx, messages)

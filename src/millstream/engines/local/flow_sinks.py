@@ -12,6 +12,7 @@ from millstream.engines.local.append import SegmentGone, Staged
 from millstream.engines.local.flow_events import DEAD_SCHEMA
 from millstream.engines.local.log import LocalLog
 from millstream.flows.kinds import widened
+from millstream.flows.merging import parts_of
 from millstream.flows.plan import Plan
 from millstream.flows.source import TopicSink
 from millstream.flows.steps import MapEvents
@@ -64,7 +65,11 @@ def open_topic(log: LocalLog, sink: TopicSink, schema: pa.Schema) -> TopicInfo:
 
 def open_dead_letters(log: LocalLog, plan: Plan, flow: str) -> TopicInfo | None:
     """Return the topic of the events that functions of the plan fail for, made if it is missing; None if none asks."""
-    asked = any(isinstance(s, MapEvents) and s.on_error == "dead_letter" for s in plan.steps)
+    asked = any(
+        isinstance(step, MapEvents) and step.on_error == "dead_letter"
+        for part in parts_of(plan)
+        for step in part.steps
+    )
     return open_topic(log, TopicSink(f"{flow}.dead"), DEAD_SCHEMA) if asked else None
 
 

@@ -62,7 +62,7 @@ class WindowState:
 
     def load(self, blobs: Iterable[Blob], *, where: str) -> None:
         """Take over what earlier commits stored, without what was closed already."""
-        frames = [_decoded(data, checksum, where) for _, checksum, data in blobs]
+        frames = [decoded(data, checksum, where) for _, checksum, data in blobs]
         self._stored = len(frames)
         if frames:
             self._frames = [self._split(pl.concat(frames), self._closed_until_us)[1]]
@@ -113,12 +113,12 @@ class WindowState:
             change = StateChange(replaces=self._stored > 0, blobs=())
         elif self._is_due():
             self._merge()
-            change = StateChange(replaces=True, blobs=_encoded(self._frames[0]))
+            change = StateChange(replaces=True, blobs=encoded(self._frames[0]))
         else:
             kept = partial
             if partial is not None and first_us is not None and first_us <= until_us:
                 kept = self._kind.kept(partial, until_us)
-            blobs = () if kept is None or not kept.height else _encoded(kept)
+            blobs = () if kept is None or not kept.height else encoded(kept)
             change = StateChange(replaces=False, blobs=blobs)
         self._stored = len(change.blobs) + (0 if change.replaces else self._stored)
         return closed, change
@@ -152,7 +152,8 @@ class WindowState:
         self._merged_groups = merged.height
 
 
-def _encoded(frame: pl.DataFrame) -> tuple[tuple[int, int, bytes], ...]:
+def encoded(frame: pl.DataFrame) -> tuple[Blob, ...]:
+    """Return a frame as what is stored of it."""
     blobs = []
     for part in frame.iter_slices(BLOB_GROUPS_MAX):
         sink = io.BytesIO()
@@ -162,7 +163,8 @@ def _encoded(frame: pl.DataFrame) -> tuple[tuple[int, int, bytes], ...]:
     return tuple(blobs)
 
 
-def _decoded(data: bytes, checksum: int, where: str) -> pl.DataFrame:
+def decoded(data: bytes, checksum: int, where: str) -> pl.DataFrame:
+    """Return a stored frame. Raises StoreCorrupt unless the checksum is that of the data."""
     if crc32c.crc32c(data) != checksum:
         raise StoreCorrupt(
             "the state of a flow is damaged",

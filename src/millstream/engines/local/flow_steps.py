@@ -92,16 +92,16 @@ class StepRunner:
         steps: Sequence[Step],
         schema: pa.Schema,
         *,
-        first_number: int,
+        numbers: Sequence[int],
         failures: Failures,
         carried: tuple[str, ...] = (),
     ) -> None:
-        """``schema`` is that of the first step's input; ``first_number`` counts from 1 in messages."""
+        """``schema`` is that of the first step's input; messages name the steps by ``numbers``."""
         self.carried = carried
         self._failures = failures
         self._parts: list[tuple[Step, pa.Schema, str]] = []
-        for offset, step in enumerate(steps):
-            where = f"step {first_number + offset}, {step.name}"
+        for number, step in zip(numbers, steps, strict=True):
+            where = f"step {number}, {step.name}"
             self._parts.append((step, schema, where))
             schema = step.output(schema, where=where)
         self.schema = schema

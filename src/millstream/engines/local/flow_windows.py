@@ -106,35 +106,42 @@ class WindowKind(ABC):
         """Return where windows begin at the earliest that events still open once all is closed up to ``until_us``."""
 
 
-class _Fixed(WindowKind):
+class FixedKind(WindowKind):
     """Windows that the event's time alone decides, one for each."""
 
     def grouped(
         self, rows: pl.LazyFrame, keys: Sequence[str], parts: Parts, merge: Merge
     ) -> pl.LazyFrame:
+        """Return the state of rows with a column ``TIME``."""
         del merge
         start = self.start(pl.col(TIME)).alias(WINDOW_START)
         return rows.group_by([start, *keys]).agg(**parts)
 
     def merged(self, states: pl.LazyFrame, keys: Sequence[str], parts: Parts) -> pl.LazyFrame:
+        """Return the state with each group in one row."""
         return states.group_by([WINDOW_START, *keys]).agg(**parts)
 
     def due(self) -> pl.Expr:
+        """Return the window's end."""
         return self.end(pl.col(WINDOW_START)).cast(pl.Int64)
 
     def late_from(self, time: pl.Expr) -> pl.Expr:
+        """Return the end of the (last) window of an event."""
         return self.end(self.start(time)).cast(pl.Int64)
 
     def split(
         self, states: pl.DataFrame, merge: Merge, *, after_us: int, until_us: int
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Return the groups that are complete, and the others."""
         is_due = self.due() <= until_us
         return merge(states.lazy().filter(is_due)).collect(), states.filter(~is_due)
 
     def bounds(self) -> tuple[pl.Expr, pl.Expr]:
+        """Return the start and the end of a window."""
         return pl.col(WINDOW_START), self.end(pl.col(WINDOW_START))
 
     def next_start_us(self, until_us: int) -> int:
+        """Return where the (last) window that holds a watermark begins."""
         start: int = pl.select(self.start(pl.lit(until_us).cast(UTC_TIME)).cast(pl.Int64)).item()
         return start
 
@@ -147,7 +154,7 @@ class _Fixed(WindowKind):
         """Return the end of the window that begins there."""
 
 
-class _Tumbling(_Fixed):
+class _Tumbling(FixedKind):
     def __init__(self, windows: Tumbling) -> None:
         self._size_us = windows.size_us
 
@@ -200,7 +207,7 @@ class _Hopping(_Tumbling):
         return merge(spread.explode(WINDOW_START).with_columns(pl.col(WINDOW_START).cast(UTC_TIME)))
 
 
-class _Calendar(_Fixed):
+class _Calendar(FixedKind):
     def __init__(self, windows: Calendar) -> None:
         self._zone = windows.zone
         self._unit = {

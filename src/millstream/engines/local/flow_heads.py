@@ -1,0 +1,150 @@
+"""The heads of a stream: from what was read to the rows of its first stage, each with the watermark before it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import polars as pl
+import pyarrow as pa
+
+from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_intake import Taken
+from millstream.engines.local.flow_sources import event_times
+from millstream.engines.local.flow_stages import MARK
+from millstream.engines.local.flow_steps import StepRunner, polars_schema
+from millstream.flows.branches import Branch, source_at
+from millstream.flows.event_time import event_time_anchor
+from millstream.flows.source import Source
+from millstream.flows.watermark import TIME_MIN, EventTime
+from millstream.primitives.histogram import Histogram
+
+Times = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
+"""The event time of each row, and for which rows it is known."""
+
+
+class Head:
+    """One branch, cut where its event time is known first."""
+
+    def __init__(self, branch: Branch, failures: Failures) -> None:
+        """Compile."""
+        anchor = event_time_anchor(branch)
+        assert anchor is not None, "refused when the plan was checked"
+        schemas, cut = branch.schemas(), anchor.steps
+        self.side = branch.side
+        self.anchor = anchor
+        self.schema = schemas[-1]
+        self._schema_at_anchor = schemas[cut]
+        self._to_anchor = StepRunner(
+            branch.steps[:cut], schemas[0], numbers=branch.numbers[:cut], failures=failures
+        )
+        self.to_end = StepRunner(
+            branch.steps[cut:],
+            schemas[cut],
+            numbers=branch.numbers[cut:],
+            failures=failures,
+            carried=(MARK,),
+        )
+
+    def at_anchor(self, frame: pl.DataFrame) -> pl.DataFrame:
+        """Return the rows after the steps up to the anchor."""
+        return self._to_anchor.apply(frame.lazy()).collect() if self.anchor.steps else frame
+
+    def times(self, frame: pl.DataFrame) -> Times:
+        """Return the event times of rows at the anchor."""
+        return event_times(frame, self.anchor.time, self._schema_at_anchor)
+
+
+@dataclass(frozen=True)
+class Headed:
+    """What the heads make of a micro-batch."""
+
+    sides: tuple[pl.LazyFrame | None, ...]
+    """The rows of each side with ``MARK``; None if there are none."""
+    time: EventTime
+    source_wait: Histogram
+
+
+class Heads:
+    """All branches of a plan. Immutable."""
+
+    def __init__(
+        self, branches: Sequence[Branch], sources: tuple[Source, ...], failures: Failures
+    ) -> None:
+        """Compile."""
+        heads = [Head(branch, failures) for branch in branches]
+        self._of_source = [
+            [h for h, b in zip(heads, branches, strict=True) if source_at(b, sources) == number]
+            for number in range(len(sources))
+        ]
+        self.schemas: list[pa.Schema] = [
+            next(head.schema for head in heads if head.side == side)
+            for side in range(1 + max(head.side for head in heads))
+        ]
+
+    def rows(self, taken: Sequence[Taken], time: EventTime) -> Headed:
+        """Return the rows of a micro-batch on each side; event time goes on with them."""
+        source_wait = Histogram()
+        sides: list[list[pl.LazyFrame]] = [[] for _ in self.schemas]
+        for number, heads in enumerate(self._of_source):
+            frames = []
+            for batch in taken:
+                if batch.source == number and batch.frame.height:
+                    frame, time = _marked(batch, heads, time, source_wait)
+                    frames.append(frame)
+            if frames:
+                rows = pl.concat(frames).lazy()
+                for head in heads:
+                    sides[head.side].append(head.to_end.apply(rows))
+        joined = tuple(pl.concat(frames) if frames else None for frames in sides)
+        return Headed(joined, time, source_wait)
+
+    def empty(self, side: int) -> pl.DataFrame:
+        """Return no rows of a side."""
+        return pl.DataFrame(schema=polars_schema(self.schemas[side]))
+
+
+def _marked(
+    batch: Taken, heads: Sequence[Head], time: EventTime, source_wait: Histogram
+) -> tuple[pl.DataFrame, EventTime]:
+    """Return a partition's rows at the anchor, each with the watermark before it; time goes on.
+
+    Where several branches read a source, the latest time that one of them sees in an event counts for all.
+    """
+    frame = heads[0].at_anchor(batch.frame)
+    times, known = _latest([head.times(frame) for head in heads])
+    if not heads[0].anchor.steps:
+        source_wait.record_many(batch.appended_us[known] - times[known])
+    seen_us = time.partition(batch.partition).seen_us
+    marks, last = watermarks_before(times, known, seen_us=seen_us, late_us=time.late_us)
+    return frame.hstack([pl.Series(MARK, marks)]), time.observed({batch.partition: last})
+
+
+def _latest(found: Sequence[Times]) -> Times:
+    if len(found) == 1:
+        return found[0]
+    times = np.maximum.reduce([np.where(known, times, TIME_MIN) for times, known in found])
+    return times, np.logical_or.reduce([known for _, known in found])
+
+
+def watermarks_before(
+    times: npt.NDArray[np.int64],
+    known: npt.NDArray[np.bool_],
+    *,
+    seen_us: int,
+    late_us: int,
+) -> tuple[npt.NDArray[np.int64], int]:
+    """Return the partition's watermark before each row, and the greatest time after the last row.
+
+    Rows whose time is not known do not move time. The result does not depend on how the rows were cut into batches:
+    ``seen_us`` carries over.
+    """
+    steps = np.empty(times.size + 1, dtype=np.int64)
+    steps[0] = seen_us
+    steps[1:] = np.where(known, times, TIME_MIN)
+    seen = np.maximum.accumulate(steps)
+    before = seen[:-1]
+    marks = np.where(before == TIME_MIN, TIME_MIN, before - late_us)
+    return marks, int(seen[-1])

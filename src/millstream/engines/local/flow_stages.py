@@ -1,0 +1,241 @@
+"""The stages of a stream: steps that keep state, each with the stateless steps behind it.
+
+A stage gets rows and a watermark, and gives rows; what they mean for the watermark of the next stage it says itself.
+The first stage is an aggregation or a join; the ones behind it are aggregations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final, Protocol
+
+import polars as pl
+
+from millstream.engines.local.flow_aggregate import GroupKernel
+from millstream.engines.local.flow_catalog import Claim
+from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_join_state import JoinState
+from millstream.engines.local.flow_joining import LEFT, RIGHT, JoinKernel
+from millstream.engines.local.flow_state import StateChange, WindowState
+from millstream.engines.local.flow_steps import StepRunner, polars_schema
+from millstream.engines.local.flow_windows import FLOOR
+from millstream.flows.merging import JoinSource
+from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.watermark import TIME_MIN
+from millstream.flows.windows import WINDOW_END, WINDOW_START
+
+MARK = "__ms_mark"
+"""The watermark of the row's partition as it stood before the row."""
+
+TIMELY, LATE, UNTIMED = range(3)
+
+Advanced = tuple[pl.DataFrame, tuple[StateChange, ...]]
+"""The rows that a stage gives, and the changes of its states."""
+
+
+class Stage(Protocol):
+    """One step that keeps state, and the steps behind it. Belongs to one stream in one thread."""
+
+    closed_until_us: int
+
+    @property
+    def states(self) -> range:
+        """The numbers of its states in the catalog."""
+
+    def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
+        """Return what becomes of a row; ``mark`` is the watermark of its partition before it."""
+
+    def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
+        """Take timely rows, one frame for each side, and close everything up to a watermark."""
+
+    def watermark_behind_us(self, time: str) -> int:
+        """Return the time that rows which this stage will give cannot be before; ``time`` is one of its own columns."""
+
+    @property
+    def first_due_us(self) -> int | None:
+        """The least watermark that gives something more, or None if none does."""
+
+    @property
+    def last_due_us(self) -> int | None:
+        """The watermark behind which nothing is open, or None if nothing is."""
+
+
+def fate(time: pl.Expr, late_from: pl.Expr, closed_until_us: int, mark: pl.Expr | None) -> pl.Expr:
+    """Return what becomes of a row that is too late once the watermark has reached ``late_from``."""
+    is_late = late_from <= closed_until_us
+    if mark is not None:
+        is_late |= late_from <= mark
+    fate = pl.when(time.is_null()).then(UNTIMED).when(is_late).then(LATE).otherwise(TIMELY)
+    return fate.cast(pl.Int8)
+
+
+class AggregationStage:
+    """An aggregation by window and the steps behind it, up to the next aggregation or the end."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        state: int,
+        at: int,
+        end: int,
+        *,
+        claim: Claim,
+        where: Path,
+        failures: Failures,
+    ) -> None:
+        """Compile, and load the state that the last commit left; ``at`` is where it stands, ``end`` where the next."""
+        step, schemas = plan.steps[at], plan.schemas()
+        assert isinstance(step, Aggregation)
+        assert step.window is not None
+        self._on = step.window.on
+        self.states = range(state, state + 1)
+        self._kernel = GroupKernel(step, schemas[at], where=f"step {at + 1}, agg")
+        assert self._kernel.kind is not None
+        self._kind = self._kernel.kind
+        self._after = StepRunner(
+            plan.steps[at + 1 : end],
+            schemas[at + 1],
+            numbers=range(at + 2, end + 1),
+            failures=failures,
+        )
+        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
+        self.closed_until_us = claim.closed_until_us.get(state, TIME_MIN)
+        self._state = WindowState(self._kernel, closed_until_us=self.closed_until_us)
+        self._state.load(claim.state.get(state, ()), where=f"{where}, flow {claim.name!r}")
+
+    def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
+        """Return what becomes of a row; ``mark`` is the watermark of its partition before it."""
+        del side
+        time = pl.col(self._on)
+        return fate(time, self._kind.late_from(time), self.closed_until_us, mark)
+
+    def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
+        """Add rows to their groups and close windows up to a watermark."""
+        [rows] = sides
+        partial = None if rows is None else self._partial(rows)
+        closed, change = self._state.advance(partial, until_us)
+        self.closed_until_us = max(self.closed_until_us, until_us)
+        if closed is None:
+            return self._empty, (change,)
+        return self._after.apply(self._kernel.final(closed).lazy()).collect(), (change,)
+
+    def _partial(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the state of rows; up to where windows are closed for each of them hangs on its own partition."""
+        frame = rows.lazy()
+        if self._kind.asks_floor:
+            floor = pl.lit(self.closed_until_us)
+            if MARK in rows.columns:
+                floor = pl.max_horizontal(MARK, floor)
+            frame = frame.with_columns(floor.alias(FLOOR))
+        return self._kernel.partial(frame, has_floor=self._kind.asks_floor).collect()
+
+    def watermark_behind_us(self, time: str) -> int:
+        """Return the time that rows which this stage will give cannot be before."""
+        until_us = self.closed_until_us
+        if until_us == TIME_MIN or time == WINDOW_END:
+            return until_us
+        first = self._state.first_start_us
+        bound = self._kind.next_start_us(until_us)
+        return bound if first is None else min(first, bound)
+
+    @property
+    def first_due_us(self) -> int | None:
+        """The least watermark that closes a window, or None if none is open."""
+        return self._state.first_due_us
+
+    @property
+    def last_due_us(self) -> int | None:
+        """The watermark that closes all windows that are open, or None if none is."""
+        return self._state.last_due_us
+
+
+class JoinStage:
+    """A join of two flows and the steps behind it, up to the first aggregation or the end."""
+
+    states: Final = range(2)
+
+    def __init__(
+        self, plan: Plan, end: int, *, claim: Claim, where: Path, failures: Failures
+    ) -> None:
+        """Compile, and load the state that the last commit left."""
+        join = plan.source
+        assert isinstance(join, JoinSource)
+        assert join.time is not None
+        self._join = join
+        self._kernel = JoinKernel(join)
+        self._after = StepRunner(
+            plan.steps[:end], join.schema, numbers=range(1, end + 1), failures=failures
+        )
+        self._empty = pl.DataFrame(schema=polars_schema(join.schema))
+        self.closed_until_us = claim.closed_until_us.get(0, TIME_MIN)
+        self._sides = [
+            JoinState(self._kernel, side, closed_until_us=self.closed_until_us)
+            for side in self.states
+        ]
+        for side, state in enumerate(self._sides):
+            state.load(claim.state.get(side, ()), where=f"{where}, flow {claim.name!r}")
+
+    def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
+        """Return what becomes of a row: it is late if a partner of it may have been forgotten."""
+        assert self._join.time is not None
+        time = pl.col((self._join.time.left, self._join.time.right)[side])
+        return fate(time, time.cast(pl.Int64) + 1, self.closed_until_us, mark)
+
+    def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
+        """Give the pairs that new rows make, and the rows whose partners cannot come any more."""
+        kernel, (left, right) = self._kernel, self._sides
+        new = [self._prepared(rows, side) for side, rows in enumerate(sides)]
+        parts: list[pl.LazyFrame] = []
+        if new[LEFT].height:
+            parts.append(kernel.pairs(new[LEFT].lazy(), right.all(new[RIGHT])))
+        if new[RIGHT].height and left.height:
+            parts.append(kernel.pairs(left.rows(), new[RIGHT].lazy()))
+        for side in self.states:
+            own, other = self._sides[side], self._sides[1 - side]
+            if kernel.asks[side] and until_us > TIME_MIN:
+                done = own.done(new[side], self.closed_until_us, until_us)
+                if done.height:
+                    parts.append(kernel.alone(done.lazy(), other.all(new[1 - side]), side))
+        given = pl.concat([self._empty.lazy(), *parts])
+        output = self._after.apply(given).collect() if parts else self._after_nothing()
+        changes = tuple(s.advance(n, until_us) for s, n in zip(self._sides, new, strict=True))
+        self.closed_until_us = max(self.closed_until_us, until_us)
+        return output, changes
+
+    def _prepared(self, rows: pl.DataFrame | None, side: int) -> pl.DataFrame:
+        names = self._kernel.prepared_schema(side)
+        if rows is None or not rows.height:
+            return pl.DataFrame(schema=names)
+        return self._kernel.prepared(rows.lazy(), side).select(names.names()).collect()
+
+    def _after_nothing(self) -> pl.DataFrame:
+        return pl.DataFrame(schema=polars_schema(self._after.schema))
+
+    def watermark_behind_us(self, time: str) -> int:
+        """Return the time that rows which this stage will give cannot be before."""
+        until_us = self.closed_until_us
+        side = self._join.times()[time]
+        if until_us == TIME_MIN:
+            return until_us
+        if side is not None:
+            first = self._sides[side].first_time_us
+            return until_us if first is None else min(first, until_us)
+        if time == WINDOW_END:
+            return until_us
+        assert time == WINDOW_START
+        bound = self._kernel.next_start_us(until_us)
+        firsts = [state.first_start_us for state in self._sides]
+        return min([bound, *(first for first in firsts if first is not None)])
+
+    @property
+    def first_due_us(self) -> int | None:
+        """The least watermark that tells of a row that it has no partner, or None if nobody asks."""
+        due = [s.first_due_us for side, s in enumerate(self._sides) if self._kernel.asks[side]]
+        return min((us for us in due if us is not None), default=None)
+
+    @property
+    def last_due_us(self) -> int | None:
+        """The watermark behind which no row is needed any more, or None if none is kept."""
+        due = [state.last_due_us for state in self._sides]
+        return max((us for us in due if us is not None), default=None)

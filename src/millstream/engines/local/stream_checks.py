@@ -1,0 +1,162 @@
+"""What cannot run as a stream on this machine: refused before anything is read, with the step named."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+from millstream.flows.branches import Branch, branches, source_at, sources
+from millstream.flows.event_time import event_time_anchor, inherited_time
+from millstream.flows.merging import JoinSource, UnionSource, parts_of
+from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.source import (
+    FileSink,
+    FileSource,
+    Source,
+    TableSource,
+    TopicSink,
+    TopicSource,
+)
+from millstream.flows.steps import Limit, Sort
+from millstream.primitives.errors import PlanError
+
+
+def check_stream(plan: Plan) -> None:
+    """Raise PlanError for what cannot run as a stream."""
+    sink = plan.sink
+    _check_merging(plan)
+    found = sources(plan)
+    for source in found:
+        if isinstance(source, TableSource):
+            raise PlanError(
+                f"{source.text()} cannot be streamed: it does not grow",
+                where="read",
+                expected="a topic, or files",
+                next_step="run() it as a batch, or append it to a topic first",
+            )
+    if not plan.is_ended or (isinstance(sink, FileSink) and not sink.directory):
+        raise PlanError(
+            "a stream has nowhere to put its output" if sink is None else sink.text(),
+            where="write",
+            expected="a topic, a directory of files or a task: a single file would never be finished",
+            next_step='end the flow with .write("topic"), .write("directory/") or .enqueue(task)',
+        )
+    if any(_reads_what_is_written(source, plan) for source in found):
+        assert sink is not None
+        raise PlanError(
+            f"the flow would read what it writes to {sink.text()}",
+            where="write",
+            expected="two different places",
+        )
+    for part in parts_of(plan):
+        _refuse_unfinished(part)
+    _check_aggregations(plan)
+    _check_times(branches(plan), found)
+
+
+def _check_merging(plan: Plan) -> None:
+    """Raise PlanError for what may not stand before a union or a join."""
+    match plan.source:
+        case UnionSource(plans=plans):
+            name, sides = "union", plans
+        case JoinSource(left=left, right=right) as join:
+            name, sides = join.name, (left, right)
+            if join.time is None:
+                raise PlanError(
+                    "a stream would have to keep every row of both flows for ever",
+                    where=name,
+                    expected="a time within which partners come",
+                    next_step='write join_interval(…, within=("-1h", "1h"), time="…") or join_window(…)',
+                )
+        case _:
+            return
+    for side in sides:
+        joins = isinstance(side.source, JoinSource)
+        if joins or side.aggregations_at():
+            step = "a join" if joins else side.steps[side.aggregations_at()[0]].text()
+            raise PlanError(
+                f"{step} stands before a {name}",
+                where=name,
+                expected="steps that look at single rows there, in a stream",
+                next_step="write that part to a topic of its own, and read the topic here",
+            )
+        _check_merging(side)
+    files = [source for source in sources(plan) if isinstance(source, FileSource)]
+    if len(files) > 1:
+        raise PlanError(
+            "a stream of several sources can read files for one of them only",
+            where=name,
+            expected="topics, and at most one source of files",
+            next_step="stream the other files to a topic, and read that",
+        )
+
+
+def _refuse_unfinished(plan: Plan) -> None:
+    for number, step in enumerate(plan.steps, 1):
+        if isinstance(step, Sort | Limit):
+            raise PlanError(
+                f"{step.text()} would never be finished: a stream has no end",
+                where=f"step {number}, {step.name}",
+                expected="steps that need no end",
+                next_step="run() the flow as a batch; a window can keep the greatest: ms.top_k(…)",
+            )
+
+
+def _reads_what_is_written(source: Source, plan: Plan) -> bool:
+    sink = plan.sink
+    if isinstance(sink, TopicSink):
+        return isinstance(source, TopicSource) and sink.topic == source.topic
+    if not isinstance(sink, FileSink) or not isinstance(source, FileSource):
+        return False
+    written = Path(sink.path).absolute()
+    places = [Path(pattern).absolute() for pattern in source.patterns]
+    return any(written in (place, place.parent) for place in places)
+
+
+def _check_aggregations(plan: Plan) -> None:
+    found = [(n, s) for n, s in enumerate(plan.steps, 1) if isinstance(s, Aggregation)]
+    for number, step in found:
+        if step.window is None:
+            raise PlanError(
+                f"{step.text()} would never be finished: a stream has no end",
+                where=f"step {number}, {step.name}",
+                expected="a window before group_by and agg",
+                next_step='add .window(ms.tumbling("1h"), on="…"), or run() it as a batch',
+            )
+    numbers = [number for number, _ in found]
+    if isinstance(plan.source, JoinSource):
+        numbers = [0, *numbers]
+    for before, number in pairwise(numbers):
+        step = dict(found)[number]
+        assert step.window is not None
+        where = f"step {number}, {step.name}"
+        if inherited_time(plan, before - 1, number - 1) is None:
+            raise PlanError(
+                f"{step.window.on!r} does not say what can still come",
+                where=where,
+                expected="window_start or window_end of the aggregation before, or an event time of the join, "
+                "perhaps under another name",
+                next_step='for example .select(at=ms.col("window_end"), …).window(…, on="at")',
+            )
+        if step.window.keep_late or step.window.late_us:
+            raise PlanError(
+                "only events of the source can be late, not the results of an aggregation or a join",
+                where=where,
+                expected="late= and keep_late= at the first window, or at the join",
+            )
+
+
+def _check_times(found: tuple[Branch, ...], all_sources: tuple[Source, ...]) -> None:
+    """Raise PlanError where branches of one source do not see the time in the events themselves."""
+    for number, source in enumerate(all_sources):
+        of_source = [branch for branch in found if source_at(branch, all_sources) == number]
+        for branch in of_source if len(of_source) > 1 else []:
+            anchor = event_time_anchor(branch)
+            if anchor is not None and anchor.steps:
+                step = branch.steps[anchor.steps - 1]
+                raise PlanError(
+                    f"{source.text()} is read several times, and the event time comes out of {step.text()}",
+                    where=f"step {branch.numbers[anchor.steps - 1]}, {step.name}",
+                    expected="an event time that is a column of the source, or computed from its columns",
+                    next_step="write what the function gives to a topic, and read that",
+                )

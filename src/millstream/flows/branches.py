@@ -1,0 +1,104 @@
+"""The ways from the sources of a plan to the first step that keeps state, or to its end.
+
+A plan of one source is one branch. A union pushes the steps behind it into its branches, for they look at single rows;
+a join begins with the branches of its sides:
+
+    orders ── filter ──┐                              branch 0, side 0
+                       ├── join ── window ── agg
+    bills ──┐          │
+            ├── union ─┘                              branches 1 and 2, side 1
+    refunds ┘
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import pyarrow as pa
+
+from millstream.flows.expression import Expression
+from millstream.flows.merging import JoinSource, UnionSource
+from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.source import Source
+from millstream.flows.steps import Step
+
+
+@dataclass(frozen=True)
+class Branch:
+    """A source and steps that keep no state. ``numbers`` are those of the steps where they were written."""
+
+    source: Source
+    steps: tuple[Step, ...]
+    numbers: tuple[int, ...]
+    side: int = 0
+    """1 for the right side of a join."""
+    time: str | None = None
+    """The column of the event time at its end, if the step behind it asks for one."""
+
+    def schemas(self) -> tuple[pa.Schema, ...]:
+        """Return the schema of the source, then after each step."""
+        return Plan(self.source, self.steps).schemas()
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """After the first ``steps`` steps, ``time`` computes the event time of each row."""
+
+    steps: int
+    time: Expression
+
+
+def branches(plan: Plan) -> tuple[Branch, ...]:
+    """Return the branches of a plan, the left side of a join before the right."""
+    at = plan.aggregation_at()
+    own = plan.steps if at is None else plan.steps[:at]
+    numbers = tuple(range(1, len(own) + 1))
+    time = None
+    if at is not None:
+        aggregation = plan.steps[at]
+        assert isinstance(aggregation, Aggregation)
+        time = None if aggregation.window is None else aggregation.window.on
+    match plan.source:
+        case JoinSource() as join:
+            times = (None, None) if join.time is None else (join.time.left, join.time.right)
+            return tuple(
+                replace(branch, side=side, time=times[side])
+                for side, of_side in enumerate((join.left, join.right))
+                for branch in branches(of_side)
+            )
+        case UnionSource(plans=plans):
+            return tuple(
+                replace(
+                    branch,
+                    steps=(*branch.steps, *own),
+                    numbers=(*branch.numbers, *numbers),
+                    time=time,
+                )
+                for part in plans
+                for branch in branches(part)
+            )
+        case source:
+            return (Branch(source, own, numbers, time=time),)
+
+
+def sources(plan: Plan) -> tuple[Source, ...]:
+    """Return the sources of a plan, each once however often it is read."""
+    found: dict[str, Source] = {}
+    for branch in branches(plan):
+        found.setdefault(_identity(branch.source), branch.source)
+    return tuple(found.values())
+
+
+def source_at(branch: Branch, all_sources: tuple[Source, ...]) -> int:
+    """Return which of the sources the branch reads."""
+    identities = [_identity(source) for source in all_sources]
+    return identities.index(_identity(branch.source))
+
+
+def _identity(source: Source) -> str:
+    return f"{type(source).__name__} {source.text()}"
+
+
+def is_stateful(plan: Plan) -> bool:
+    """Return whether a stream of the plan keeps more than its place."""
+    return isinstance(plan.source, JoinSource) or plan.aggregation_at() is not None
