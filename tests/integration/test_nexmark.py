@@ -1,22 +1,16 @@
 """Nexmark: public queries with published answers, as flows, fed in any order, cut anywhere and crashed.
 
-The data (20 persons, 40 auctions, 50 bids, and the answers) and the variants of the queries are those of RisingWave's
-end-to-end tests. They are not part of this project: ``MILLSTREAM_NEXMARK`` names the folder with ``bid.parquet`` and
-``expected.json``. Queries that join two streams are not here.
+Queries that join two streams are in ``test_nexmark_joins.py``.
 """
 
 from __future__ import annotations
 
 import json
-import os
-import random
 import re
 from collections.abc import Callable
-from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-import polars as pl
 import pytest
 
 import millstream as ms
@@ -24,30 +18,11 @@ from millstream.flows.flow import Flow
 from millstream.flows.report import RunReport
 from millstream.testing.flows_suite import LocalWorld
 from tests.flows_kit import crash_each
+from tests.nexmark import BID, DAY, LATE, NEEDS_DATA, Row, answer, rows_of, shown, told
 
-FOLDER = Path(os.environ.get("MILLSTREAM_NEXMARK", "../shared/data/nexmark"))
-LATE = "30s"
-"""All bids lie within so much, so they may come in any order."""
+pytestmark = NEEDS_DATA
 
-pytestmark = [
-    pytest.mark.needs_data,
-    pytest.mark.skipif(
-        not (FOLDER / "expected.json").exists(),
-        reason="the Nexmark data is not there: MILLSTREAM_NEXMARK names its folder",
-    ),
-]
 
-Row = dict[str, Any]
-BID = {
-    "auction": int,
-    "bidder": int,
-    "price": int,
-    "channel": str,
-    "url": str,
-    "date_time": ms.Timestamp,
-    "extra": str,
-}
-DAY = ms.calendar("day")
 DOLLAR = 0.908
 CHANNELS = {"apple": "0", "google": "1", "facebook": "2", "baidu": "3"}
 RANKS = {1: (0, 10_000), 2: (10_000, 1_000_000), 3: (1_000_000, 2**62)}
@@ -288,57 +263,11 @@ QUERIES = {
 }
 
 
-def shown(value: Any) -> str:
-    """Return a value as the answers show it."""
-    if isinstance(value, datetime):
-        text = value.strftime("%Y-%m-%d %H:%M:%S")
-        if value.microsecond:
-            return f"{text}.{value.microsecond // 1000:03}"
-        return text
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    return str(value)
-
-
-def told(query: str, rows: list[Row]) -> list[list[str]]:
-    """Return rows as lists of words, in order."""
-    lines = []
-    for row in rows:
-        values = [
-            value.date()
-            if query in ("q15", "q16", "q17") and isinstance(value, datetime)
-            else value
-            for value in row.values()
-        ]
-        assert not any(isinstance(value, date) and value.year != 2015 for value in values)
-        lines.append(" ".join(map(shown, values)).split())
-    return sorted(lines)
-
-
-def answer(query: str) -> list[list[str]]:
-    """Return the published rows as lists of words; what is a difference of dialect is taken out."""
-    rows = json.loads((FOLDER / "expected.json").read_text("utf-8"))[query]["rows"]
-    lines = [line.split() for line in rows]
-    if query == "q16":  # the third word mixes the hour with the month
-        lines = [[*line[:2], *line[3:]] for line in lines]
-    if query == "q17":  # the digits of an average
-        lines = [[*line[:8], f"{float(line[8]):.3f}", line[9]] for line in lines]
-    return sorted(lines)
-
-
-def bids_of(seed: int | None) -> list[Row]:
-    frame = pl.read_parquet(FOLDER / "bid.parquet")
-    rows = frame.with_columns(pl.col("date_time").dt.replace_time_zone("UTC")).to_dicts()
-    if seed is not None:
-        random.Random(seed).shuffle(rows)
-    return rows
-
-
 @pytest.mark.parametrize("query", QUERIES)
 def test_a_batch_gives_the_published_answer(store_path: Path, query: str) -> None:
     with LocalWorld(store_path) as world:
         world.topic("bids", BID)
-        world.append("bids", bids_of(None))
+        world.append("bids", rows_of("bid", None))
         rows = QUERIES[query](world.read("bids")).collect().to_pylist()
     assert told(query, rows) == answer(query)
 
@@ -357,7 +286,7 @@ def test_a_stream_gives_it_in_any_order_cut_anywhere_and_crashed(
 ) -> None:
     with LocalWorld(store_path) as world:
         world.topic("bids", BID, key="auction", partitions=partitions)
-        world.append("bids", bids_of(seed if shuffled else None))
+        world.append("bids", rows_of("bid", seed if shuffled else None))
 
     def stream(world: LocalWorld) -> RunReport:
         flow = QUERIES[query](world.read("bids")).write("out")

@@ -68,6 +68,8 @@ class FlowEngines:
 
     batch: BatchEngine
     stream: StreamEngine
+    place: str = ""
+    """Where the topics of these engines are; flows of one place can be joined."""
 
 
 def collected(report: RunReport) -> pa.Table:

@@ -47,7 +47,12 @@ class FlowJoins(ABC):
         """
         where = self._where("union")
         if not others:
-            raise PlanError("a union with nothing", where=where, expected="at least one other flow")
+            raise PlanError(
+                "a union with nothing",
+                where=where,
+                expected="at least one other flow",
+                next_step="write one.union(another)",
+            )
         for other in others:
             self._refuse_stranger(other, where)
         source = UnionSource((self.plan, *(other.plan for other in others)))
@@ -82,7 +87,8 @@ class FlowJoins(ABC):
             raise PlanError(
                 f"within={within!r}",
                 where=where,
-                expected='two durations, such as within=("-5m", "1h")',
+                expected="two durations",
+                next_step='write for example within=("-5m", "1h")',
             )
         match = Within(_signed_us(within[0]), _signed_us(within[1]))
         left, right = self._keys("join_interval", names_of(on), right_on, at_least=1)
@@ -126,9 +132,9 @@ class FlowJoins(ABC):
         how: str,
         time: JoinTime | None,
     ) -> Flow:
+        self._refuse_stranger(other, self._where("join"))
         source = JoinSource(self.plan, other.plan, left, right, how, time)
         where = self._where(source.name)
-        self._refuse_stranger(other, where)
         source.check(where=where)
         return self._from(source)
 
@@ -147,11 +153,12 @@ class FlowJoins(ABC):
                 expected="write and enqueue last",
                 next_step="read the topic that it writes",
             )
-        if other.engines is not self.engines:
+        if other.engines.place != self.engines.place:
             raise PlanError(
                 "the flows belong to two stores",
                 where=where,
                 expected="flows of one app: they are committed together",
+                next_step="copy the topic into this store, or read both there",
             )
 
     def join(
@@ -232,7 +239,12 @@ def _pair(time: str | tuple[str, str]) -> tuple[str, str]:
 def _lateness(late: Duration, where: str) -> int:
     late_us = duration_us(late)
     if late_us < 0:
-        raise PlanError(f"late={late!r}", where=where, expected="a lateness that is not negative")
+        raise PlanError(
+            f"late={late!r}",
+            where=where,
+            expected="a lateness that is not negative",
+            next_step='write for example late="10m"',
+        )
     return late_us
 
 

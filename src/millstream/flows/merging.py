@@ -150,6 +150,7 @@ class JoinSource:
                 f"there is no {self.how!r} join of two flows",
                 where=where,
                 expected=f"one of {', '.join(map(repr, JOINS))}",
+                next_step="choose one of them",
             )
         left, right = self.left.schema, self.right.schema
         check_keys(self.left_on, self.right_on, left, right, where, of="right flow")
@@ -167,7 +168,8 @@ class JoinSource:
                 raise PlanError(
                     f"no time is {match.text()}",
                     where=where,
-                    expected='a stretch of time, such as within=("-5m", "1h")',
+                    expected="a stretch of time, the earlier bound first",
+                    next_step='write for example within=("-5m", "1h")',
                 )
             return
         there = {*self.left.schema.names, *self.right.schema.names} & {WINDOW_START, WINDOW_END}

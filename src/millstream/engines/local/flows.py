@@ -22,7 +22,7 @@ class LocalFlows:
     def __init__(self, log: LocalLog) -> None:
         """Bind flows to this machine's engines."""
         self._log = log
-        self.engines = FlowEngines(LocalBatch(log), LocalStream(log))
+        self.engines = FlowEngines(LocalBatch(log), LocalStream(log), str(log.store.path))
 
     def read_topic(self, topic: str) -> Flow:
         """Return a flow of a topic's events. Raises UnknownTopic."""

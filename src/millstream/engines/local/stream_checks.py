@@ -47,6 +47,7 @@ def check_stream(plan: Plan) -> None:
             f"the flow would read what it writes to {sink.text()}",
             where="write",
             expected="two different places",
+            next_step="write to another topic or directory",
         )
     for part in parts_of(plan):
         _refuse_unfinished(part)
@@ -143,6 +144,7 @@ def _check_aggregations(plan: Plan) -> None:
                 "only events of the source can be late, not the results of an aggregation or a join",
                 where=where,
                 expected="late= and keep_late= at the first window, or at the join",
+                next_step="leave them out here",
             )
 
 

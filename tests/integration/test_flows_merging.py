@@ -1,0 +1,371 @@
+"""Streams of several sources: when a join gives what, what it keeps, and what cannot be joined or united."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from millstream.flows import aggregate as agg
+from millstream.flows.expression import col
+from millstream.flows.flow import Flow
+from millstream.flows.report import Progress, RunReport
+from millstream.flows.windows import session, tumbling
+from millstream.primitives.errors import MillstreamError, PlanError
+from millstream.primitives.schema import Timestamp
+from millstream.testing.flows_suite import LocalWorld, at, in_order
+from tests.refusals import refused
+
+ORDERS = {"id": str, "item": str, "at": Timestamp}
+PAYMENTS = {"order": str, "sum": int, "paid": Timestamp}
+
+
+@pytest.fixture
+def world(store_path: Path) -> Iterator[LocalWorld]:
+    with LocalWorld(store_path) as world:
+        world.topic("orders", ORDERS)
+        world.topic("payments", PAYMENTS)
+        yield world
+
+
+def order(world: LocalWorld, id: str, minute: float) -> None:
+    world.append("orders", [{"id": id, "item": f"item {id}", "at": at(minute)}])
+
+
+def pay(world: LocalWorld, order: str, minute: float, sum: int = 1) -> None:
+    world.append("payments", [{"order": order, "sum": sum, "paid": at(minute)}])
+
+
+def paid(world: LocalWorld, how: str = "left", **options: Any) -> Flow:
+    """Orders with the payments of the ten minutes after them."""
+    return world.read("orders").join_interval(
+        world.read("payments"),
+        on="id",
+        right_on="order",
+        within=("0s", "10m"),
+        time=("at", "paid"),
+        how=how,
+        **options,
+    )
+
+
+class StopAfter:
+    """Stops a stream after so many micro-batches, counted by its progress."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def is_set(self) -> bool:
+        return self.left <= 0
+
+    def progress(self, _: Progress) -> None:
+        self.left -= 1
+
+
+def step(flow: Flow) -> RunReport:
+    """Stream one micro-batch of what has come, and stop; nothing is closed that may still be open."""
+    stop = StopAfter(1)
+    return flow.write("out").stream(stop=stop, progress=stop.progress)
+
+
+def shown(world: LocalWorld) -> list[tuple[Any, ...]]:
+    return [(row["id"], row["sum"]) for row in world.events("out")]
+
+
+def stored_rows(world: LocalWorld) -> dict[int, int]:
+    """Return how many rows the catalog holds for each side of the join."""
+    with world.store.read() as snapshot:
+        [[flow_id, *_]] = snapshot.run("flows/get", ("out",))
+        rows: dict[int, int] = {}
+        for stage, groups, *_ in snapshot.run("flows/state", (flow_id,)):
+            rows[stage] = rows.get(stage, 0) + groups
+    return rows
+
+
+def test_a_pair_is_given_at_once_and_a_row_alone_when_no_partner_can_come(
+    world: LocalWorld,
+) -> None:
+    #   minute     0    5    10   15   20   25
+    #   orders     a    b                   c
+    #   payments        a              x    z
+    #   1st batch  a and its payment
+    #   2nd batch  the watermark is 20: nothing can pay for b (5 to 15) any more, b is alone
+    #   end        c is alone
+    order(world, "a", 0)
+    order(world, "b", 5)
+    pay(world, "a", 5, 7)
+    step(paid(world))
+    assert shown(world) == [("a", 7)]
+    pay(world, "x", 20)
+    order(world, "c", 20)
+    step(paid(world))
+    assert shown(world) == [("a", 7), ("b", None)]
+    paid(world).write("out").stream(until="end")
+    assert shown(world) == [("a", 7), ("b", None), ("c", None)]
+
+
+def test_what_no_partner_can_come_for_is_forgotten(world: LocalWorld) -> None:
+    for minute in range(0, 200, 10):
+        order(world, f"o{minute}", minute)
+        pay(world, f"o{minute}", minute + 1)
+        step(paid(world, how="inner"))
+    assert len(world.events("out")) == 20
+    rows = stored_rows(world)
+    # The last order is kept, and with it what was stored since the last snapshot.
+    assert rows[0] <= 20
+    order(world, "last", 1000)
+    pay(world, "last", 1000)
+    paid(world, how="inner").write("out").stream(until="end")
+    assert stored_rows(world) == {}
+
+
+def test_late_rows_are_counted_and_kept_on_both_sides(world: LocalWorld) -> None:
+    #   minute     0    10   20   30       late="5m": the watermark of each topic is 25
+    #   orders          b         a    b comes after a: late
+    #   payments             y    x    y comes after x: late
+    order(world, "a", 30)
+    order(world, "b", 10)
+    pay(world, "x", 30)
+    pay(world, "y", 20)
+    report = paid(world, late="5m", keep_late=True).write("out").stream(until="end")
+    assert report.late == 2
+    assert [row["id"] for row in world.events("out.late_left")] == ["b"]
+    assert [row["order"] for row in world.events("out.late_right")] == ["y"]
+    assert shown(world) == [("a", None)]
+
+
+def test_a_quiet_side_holds_rows_back_and_an_idle_one_does_not(world: LocalWorld) -> None:
+    order(world, "a", 0)
+    pay(world, "a", 0)
+    order(world, "b", 1)
+    order(world, "c", 60)
+    step(paid(world))
+    assert shown(world) == [("a", 1)]  # payments are at 0: one for b may come
+
+    class WhenAlone:
+        def is_set(self) -> bool:
+            return ("b", None) in shown(world)
+
+    paid(world).write("out").stream(stop=WhenAlone(), idle="10ms")
+    assert shown(world) == [("a", 1), ("b", None)]
+
+
+def test_both_sides_may_be_one_topic(world: LocalWorld) -> None:
+    world.topic("all", {"kind": str, "key": str, "n": int, "at": Timestamp})
+    for n, (kind, minute) in enumerate([("in", 0), ("out", 3), ("in", 20), ("out", 45)]):
+        world.append("all", [{"kind": kind, "key": "k", "n": n, "at": at(minute)}])
+    both = world.read("all")
+    opened = both.filter(col("kind") == "in").select("key", "at", began=col("n"))
+    closed = both.filter(col("kind") == "out").select("key", ended=col("n"), until=col("at"))
+    flow = opened.join_interval(
+        closed, on="key", within=("0s", "10m"), time=("at", "until"), how="full"
+    ).select("key", "began", "ended")
+    expected = [("k", 0, 1), ("k", 2, None), ("k", None, 3)]
+    assert in_order(flow.collect().to_pylist()) == in_order([dict(enumerate(r)) for r in expected])
+    report = flow.write("out").stream(until="end", batch_events=1)
+    assert report.rows_in == 4
+    assert in_order(world.events("out")) == in_order([dict(enumerate(r)) for r in expected])
+
+
+def test_topics_and_files_are_read_together(world: LocalWorld, tmp_path: Path) -> None:
+    times = pa.array([at(3), at(5)], pa.timestamp("us", "UTC"))
+    table = pa.table({"order": ["a", "a"], "sum": [1, 2], "paid": times})
+    pq.write_table(table, tmp_path / "1.parquet")
+    order(world, "a", 0)
+    order(world, "b", 0)
+    files = world.flows.read(str(tmp_path / "*.parquet"))
+    flow = (
+        world.read("orders")
+        .join_interval(
+            files,
+            on="id",
+            right_on="order",
+            within=("0s", "10m"),
+            time=("at", "paid"),
+            how="full",
+        )
+        .write("out")
+    )
+    flow.stream(until="end", batch_events=1)
+    assert sorted(shown(world), key=str) == [("a", 1), ("a", 2), ("b", None)]
+    assert flow.stream(until="end").rows_in == 0
+
+
+def test_flows_without_a_time_are_joined_in_a_batch(world: LocalWorld) -> None:
+    order(world, "a", 0)
+    order(world, "b", 0)
+    pay(world, "a", 500)
+    pay(world, "z", 1)
+    orders, payments = world.read("orders"), world.read("payments")
+
+    def ids(how: str) -> list[tuple[Any, ...]]:
+        flow = orders.join(payments, on="id", right_on="order", how=how)
+        names = [name for name in ("id", "item", "sum") if name in flow.schema.names]
+        return in_order(flow.select(*names).collect().to_pylist())
+
+    a, b, z = ("a", "item a", 1), ("b", "item b", None), ("z", None, 1)
+    assert ids("inner") == [a]
+    assert sorted(ids("left")) == [a, b]
+    assert sorted(ids("right"), key=str) == [a, z]
+    assert sorted(ids("full"), key=str) == [a, b, z]
+    assert ids("semi") == [a[:2]]
+    assert ids("anti") == [b[:2]]
+
+
+def test_the_plan_shows_both_sides(world: LocalWorld) -> None:
+    flow = paid(world).filter(col("sum") > 1).write("out")
+    assert flow.explain().splitlines() == [
+        "flow out",
+        "  left",
+        "    read  topic 'orders'",
+        "          -> id: string, item: string, at: timestamp[us, tz=UTC]",
+        "  right",
+        "    read  topic 'payments'",
+        "          -> order: string, sum: int64, paid: timestamp[us, tz=UTC]",
+        "  join_interval(on id = order, left, within 0h to 10m, time at, paid, late=0h)",
+        "        -> id: string, item: string, at: timestamp[us, tz=UTC], sum: int64, "
+        "paid: timestamp[us, tz=UTC]",
+        "  1     filter((col('sum') > 1))",
+        "  write topic 'out'",
+    ]
+
+
+def test_a_changed_join_does_not_go_on_from_its_state(world: LocalWorld) -> None:
+    order(world, "a", 0)
+    step(paid(world))
+    with refused(PlanError, "the source was join_interval", "and is now"):
+        paid(world, how="inner").write("out").stream(until="end")
+    # What comes behind the join keeps no state.
+    paid(world).filter(col("id") != "b").write("out").stream(until="end")
+
+
+JOIN: dict[str, Any] = {"on": "id", "right_on": "order", "within": ("0s", "1m")}
+REFUSED: dict[str, tuple[Callable[[Flow, Flow], object], str]] = {
+    "a time that is none": (
+        lambda orders, payments: orders.join_interval(payments, **JOIN, time=("item", "paid")),
+        "'item' is string",
+    ),
+    "a stretch that ends before it begins": (
+        lambda orders, payments: orders.join_interval(
+            payments, on="id", right_on="order", within=("5m", "-5m"), time=("at", "paid")
+        ),
+        "no time is within 5m to -5m",
+    ),
+    "a column that is not there": (
+        lambda orders, payments: orders.join_interval(payments, **JOIN, time=("when", "paid")),
+        "'when'",
+    ),
+    "a kind that there is not": (
+        lambda orders, payments: orders.join_interval(
+            payments, **JOIN, time=("at", "paid"), how="outer"
+        ),
+        "'outer'",
+    ),
+    "keys of two types": (
+        lambda orders, payments: orders.join(payments, on="id", right_on="sum"),
+        "the key 'id' is string",
+    ),
+    "one name on both sides": (
+        lambda orders, payments: orders.join_interval(
+            payments.with_columns(item=1), **JOIN, time=("at", "paid")
+        ),
+        "both sides have a column 'item'",
+    ),
+    "windows that overlap": (
+        lambda orders, payments: orders.join_window(
+            payments,
+            session("1m"),  # type: ignore[arg-type]  # that is the point
+            on="id",
+            right_on="order",
+            time=("at", "paid"),
+        ),
+        "of which each event has one",
+    ),
+    "a table with a time": (
+        lambda orders, _: orders.join_interval([{"order": "a"}], **JOIN, time="at"),  # type: ignore[arg-type]
+        "a list is no flow",
+    ),
+    "a union of other columns": (
+        lambda orders, payments: orders.union(payments),
+        "the same columns",
+    ),
+    "a union with nothing": (lambda orders, _: orders.union(), "at least one other flow"),
+    "a flow that is written": (
+        lambda orders, payments: orders.union(payments.write("there")),
+        "write and enqueue last",
+    ),
+    "a join for ever": (
+        lambda orders, payments: (
+            orders.join(payments, on="id", right_on="order").write("out").stream(until="end")
+        ),
+        "keep every row of both flows for ever",
+    ),
+    "an aggregation before a join": (
+        lambda orders, payments: (
+            orders.join_interval(
+                payments.window(tumbling("1m"), on="paid").group_by("order").agg(n=agg.count()),
+                **JOIN,
+                time=("at", "window_start"),
+            )
+            .write("out")
+            .stream(until="end")
+        ),
+        "stands before a join_interval",
+    ),
+    "a window by another time than those of the join": (
+        lambda orders, payments: (
+            orders.join_interval(payments, **JOIN, time=("at", "paid"))
+            .with_columns(later=col("at") + (col("paid") - col("at")))
+            .window(tumbling("1m"), on="later")
+            .agg(n=agg.count())
+            .write("out")
+            .stream(until="end")
+        ),
+        "'later' does not say what can still come",
+    ),
+    "one topic whose time comes out of a function": (
+        lambda orders, _: (
+            orders.map(lambda row: row, ORDERS)
+            .union(orders)
+            .window(tumbling("1m"), on="at")
+            .agg(n=agg.count())
+            .write("out")
+            .stream(until="end")
+        ),
+        "is read several times",
+    ),
+    "a source that is the sink": (
+        lambda orders, _: orders.union(orders).write("orders").stream(until="end"),
+        "would read what it writes",
+    ),
+    "an order before a union": (
+        lambda orders, _: orders.sort("id").union(orders).write("out").stream(until="end"),
+        "a stream has no end",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_what_cannot_be_joined_is_refused_when_the_plan_is_built(
+    world: LocalWorld, case: str
+) -> None:
+    build, what = REFUSED[case]
+    with pytest.raises(MillstreamError) as caught:
+        build(world.read("orders"), world.read("payments"))
+    error = caught.value
+    assert isinstance(error, PlanError)
+    assert what in str(error)
+    assert error.where
+    assert error.expected
+    assert error.next_step
+
+
+def test_flows_of_two_stores_do_not_meet(world: LocalWorld, tmp_path: Path) -> None:
+    with LocalWorld(tmp_path / "other.mill") as other:
+        other.topic("orders", ORDERS)
+        with refused(PlanError, "two stores"):
+            world.read("orders").union(other.read("orders"))
