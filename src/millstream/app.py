@@ -226,10 +226,11 @@ class App:
         file_format: str | None = None,
         schema: SchemaLike | None = None,
     ) -> Flow:
-        """Begin a flow from a topic, files (a path with ``*``, or a directory), or a table in memory.
+        """Begin a flow from a topic, files (a path with ``*``, or a directory), a table in memory, or dicts.
 
-        With ``schema`` files need not be there yet: a stream takes them as they come. Raises UnknownTopic or PlanError
-        when there is nothing of that name.
+        With ``schema`` files need not be there yet: a stream takes them as they come. Dicts, which always need a
+        schema, come from an iterable, an async iterable, or a function that returns one; a batch reads them piece by
+        piece, and a generator once. Raises UnknownTopic or PlanError when there is nothing of that name.
         """
         flows = self._engines().flows
         of_files = file_format is not None or schema is not None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
+from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from millstream.flows.windows import tumbling
 from millstream.primitives.errors import PlanError, SchemaError, StepError, UnknownTopic
 from millstream.primitives.schema import Timestamp
 from millstream.testing.flows_suite import LocalWorld, at
+from tests.refusals import refused
 
 FRAME = pl.DataFrame({"k": ["a", "b", "a"], "n": [1, 2, 3]})
 
@@ -245,3 +247,73 @@ def test_dates_and_times_of_files(world: LocalWorld, tmp_path: Path):
     save(pl.DataFrame({"at": [moment.replace(tzinfo=None)]}), tmp_path / "t.csv")
     flow = world.flows.read(tmp_path / "t.csv").window(tumbling("1h"), on="at").agg(n=agg.count())
     assert flow.collect().to_pylist()[0]["window_start"] == moment.replace(minute=0)
+
+
+def counted(rows: int) -> Iterator[dict[str, object]]:
+    for n in range(rows):
+        yield {"k": "ab"[n % 2], "n": n}
+
+
+ROWS = {"k": str, "n": int}
+
+
+@pytest.mark.parametrize("rows", [0, 1, 9_999, 10_000, 25_000])
+def test_dicts_are_read_piece_by_piece(world: LocalWorld, rows: int) -> None:
+    async def awaited() -> AsyncIterator[dict[str, object]]:
+        for row in counted(rows):
+            yield row
+
+    whole = list(counted(rows))
+    for given in (whole, lambda: counted(rows), counted(rows), awaited, awaited()):
+        flow = world.flows.read(given, schema=ROWS).filter(col("n") >= 0)
+        assert flow.collect().to_pylist() == whole
+    report = world.flows.read(whole, schema=ROWS).write("out").run()
+    assert (report.rows_in, report.rows_out) == (rows, rows)
+
+
+def test_no_more_dicts_are_taken_than_are_asked_for(world: LocalWorld) -> None:
+    taken = []
+
+    def endless() -> Iterator[dict[str, object]]:
+        for n in itertools.count():
+            taken.append(n)
+            yield {"k": "a", "n": n}
+
+    rows = world.flows.read(endless, schema=ROWS).limit(3).collect().to_pylist()
+    assert [row["n"] for row in rows] == [0, 1, 2]
+    assert len(taken) <= 50_000
+
+
+def test_a_generator_is_read_once_and_a_function_as_often_as_asked(world: LocalWorld) -> None:
+    once = world.flows.read(counted(3), schema=ROWS)
+    assert once.collect().num_rows == 3
+    with refused(StepError, "read already", "the function that makes the generator"):
+        once.collect()
+    again = world.flows.read(lambda: counted(3), schema=ROWS)
+    assert again.union(again).collect().num_rows == again.collect().num_rows * 2 == 6
+
+
+def test_what_dicts_get_wrong_is_said(world: LocalWorld) -> None:
+    def broken() -> Iterator[dict[str, object]]:
+        yield {"k": "a", "n": 1}
+        raise ValueError("the sensor is off")
+
+    wrong: dict[str, object] = {
+        "the sensor is off": broken,
+        "unknown column 'm'": [{"k": "a", "m": 1}],
+        "is a int": [1],
+        "reading raised TypeError": lambda: 3,
+        "column 'n'": [{"k": "a", "n": "one"}],
+    }
+    for said, rows in wrong.items():
+        flow = world.flows.read(rows, schema=ROWS).write("out")
+        with refused(StepError, said):
+            flow.run()
+        assert world.events("out") == []
+    with refused(PlanError, "does not grow", "append it to a topic"):
+        world.flows.read(broken, schema=ROWS).write("out").stream()
+    for table in (FRAME, FRAME.to_arrow()):
+        with refused(PlanError, "columns already"):
+            world.flows.read(table, schema=ROWS)
+    with pytest.raises(PlanError, match="a int cannot be read"):
+        world.flows.read(3, schema=ROWS)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -239,7 +240,7 @@ def test_a_value_of_another_type_is_named(world: LocalWorld, landing: Path) -> N
         ),
         (lambda w, d: w.table([{"n": 1}]).write("out").stream(until="end"), "does not grow"),
         (lambda w, d: w.flows.read(f"{d}/*.xml", schema=SCHEMA), "is not known"),
-        (lambda w, d: w.flows.read([{"n": 1}], schema=SCHEMA), "has its columns already"),
+        (lambda w, d: w.flows.read(pa.table({"n": [1]}), schema=SCHEMA), "has its columns already"),
         (lambda w, d: w.flows.read(f"{d}/none-*.csv", schema=SCHEMA).collect(), "no file matches"),
     ],
 )

@@ -62,7 +62,21 @@ class TableSource:
         return f"table of {self.table.num_rows} rows"
 
 
-Source = TopicSource | FileSource | TableSource
+@dataclass(frozen=True, eq=False)
+class RowsSource:
+    """Dicts of Python, read piece by piece: an iterable, an async iterable, or a function that returns one."""
+
+    rows: object
+    stored: pa.Schema
+    schema: pa.Schema
+
+    def text(self) -> str:
+        """Return the canonical text: what gives the rows, not the rows."""
+        name = getattr(self.rows, "__qualname__", type(self.rows).__qualname__)
+        return f"rows of {name}"
+
+
+Source = TopicSource | FileSource | TableSource | RowsSource
 
 
 @dataclass(frozen=True)

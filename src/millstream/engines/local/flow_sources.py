@@ -15,6 +15,7 @@ import pyarrow as pa
 from polars.io.plugins import register_io_source
 
 from millstream.engines.local.flow_expression import compiled
+from millstream.engines.local.flow_rows import rows_frame
 from millstream.engines.local.flow_steps import from_arrow, polars_schema, widen, widened_column
 from millstream.engines.local.log import LocalLog
 from millstream.flows.expression import Column, Expression
@@ -24,6 +25,7 @@ from millstream.flows.source import (
     FILE_FORMATS,
     FORMAT_OF_SUFFIX,
     FileSource,
+    RowsSource,
     Source,
     TableSource,
     TopicSource,
@@ -102,7 +104,8 @@ def table_source(table: object) -> TableSource:
         raise PlanError(
             f"a {type(table).__name__} cannot be read as a table: {error}",
             where="read(…)",
-            expected="a topic, a path, a pyarrow, Polars or pandas table, or a list of dicts",
+            expected="a topic, a path, a pyarrow, Polars or pandas table, or dicts with a schema",
+            next_step='dicts of any kind: read(rows, schema={"column": int})',
         ) from error
     return TableSource(arrow, widened_schema(arrow.schema))
 
@@ -129,6 +132,8 @@ def batch_frame(
             figures.read(table.num_rows)
             frame = from_arrow(table)
             return widen(frame.lazy(), frame.schema)
+        case RowsSource():
+            return rows_frame(source, figures.read)
 
 
 def _topic_frame(

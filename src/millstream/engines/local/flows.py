@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import PurePath
 
 from millstream.engines.local.batch import LocalBatch
+from millstream.engines.local.flow_rows import gives_rows, is_table, rows_source
 from millstream.engines.local.flow_sources import file_source, table_source, topic_source
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream import LocalStream
@@ -31,17 +32,19 @@ class LocalFlows:
     def read(
         self, what: object, *, file_format: str | None = None, schema: SchemaLike | None = None
     ) -> Flow:
-        """Return a flow of files (a path, with ``*`` and ``**``, or a directory) or of a table in memory.
+        """Return a flow of files (a path, with ``*`` and ``**``, or a directory), of a table in memory, or of dicts.
 
         Raises PlanError when its format is not known, or there is no such file and no ``schema`` to go by.
         """
         if isinstance(what, str | PurePath):
             return self._flow(file_source(str(what), file_format=file_format, schema=schema))
-        if file_format is not None or schema is not None:
+        if schema is not None and file_format is None and gives_rows(what):
+            return self._flow(rows_source(what, schema))
+        if is_table(what) and (file_format is not None or schema is not None):
             raise PlanError(
                 f"a {type(what).__name__} has its columns already",
                 where="read(…)",
-                expected="file_format= and schema= for files alone",
+                expected="file_format= for files, schema= for files and for dicts",
                 next_step="leave them out",
             )
         return self._flow(table_source(what))

@@ -12,6 +12,7 @@ from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.source import (
     FileSink,
     FileSource,
+    RowsSource,
     Source,
     TableSource,
     TopicSink,
@@ -27,7 +28,7 @@ def check_stream(plan: Plan) -> None:
     _check_merging(plan)
     found = sources(plan)
     for source in found:
-        if isinstance(source, TableSource):
+        if isinstance(source, TableSource | RowsSource):
             raise PlanError(
                 f"{source.text()} cannot be streamed: it does not grow",
                 where="read",
