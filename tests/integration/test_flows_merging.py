@@ -369,3 +369,12 @@ def test_flows_of_two_stores_do_not_meet(world: LocalWorld, tmp_path: Path) -> N
         other.topic("orders", ORDERS)
         with refused(PlanError, "two stores"):
             world.read("orders").union(other.read("orders"))
+
+
+def test_the_progress_of_a_batch_counts_all_its_sources(world: LocalWorld) -> None:
+    order(world, "a", 0)
+    order(world, "b", 1)
+    pay(world, "a", 2)
+    seen: list[Progress] = []
+    paid(world).write("out").run(progress=seen.append)
+    assert (seen[-1].rows_done, seen[-1].rows_total) == (3, 3)

@@ -56,6 +56,13 @@ class ReadFigures:
     start_wait: Histogram = field(default_factory=Histogram)
     progress: ProgressListener | None = None
 
+    _is_known: bool = True
+
+    def expect(self, rows: int | None) -> None:
+        """Count the rows that one of the sources has; None if it does not say."""
+        self._is_known &= rows is not None
+        self.rows_total = (self.rows_total or 0) + (rows or 0) if self._is_known else None
+
     def read(self, rows: int) -> None:
         """Count rows and tell the listener."""
         self.rows_in += rows
@@ -128,11 +135,12 @@ def batch_frame(
         case FileSource():
             return _file_frame(source, figures, started_us=started_us)
         case TableSource(table=table):
-            figures.rows_total = table.num_rows
+            figures.expect(table.num_rows)
             figures.read(table.num_rows)
             frame = from_arrow(table)
             return widen(frame.lazy(), frame.schema)
         case RowsSource():
+            figures.expect(None)
             return rows_frame(source, figures.read)
 
 
@@ -146,7 +154,7 @@ def _topic_frame(
 ) -> pl.LazyFrame:
     info = log.topic(source.topic)
     ends = log.ends(info)
-    figures.rows_total = sum(next_offset - first for first, next_offset in ends)
+    figures.expect(sum(next_offset - first for first, next_offset in ends))
 
     def batches() -> Iterator[EventBatch]:
         for partition, (offset, end) in enumerate(ends):
@@ -212,7 +220,7 @@ def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) ->
         figures.start_wait.record(started_us - Path(path).stat().st_mtime_ns // 1000)
     scan = scanned(source, paths)
     rows = scan.select(pl.len()).collect(engine="streaming").item()
-    figures.rows_total = rows
+    figures.expect(rows)
     figures.read(rows)
     return scan
 

@@ -168,6 +168,9 @@ class JoinStage:
             plan.steps[:end], join.schema, numbers=range(1, end + 1), failures=failures
         )
         self._empty = pl.DataFrame(schema=polars_schema(join.schema))
+        self._nothing = [
+            pl.DataFrame(schema=self._kernel.prepared_schema(side)) for side in self.states
+        ]
         self.closed_until_us = claim.closed_until_us.get(0, TIME_MIN)
         self._sides = [
             JoinState(self._kernel, side, closed_until_us=self.closed_until_us)
@@ -204,10 +207,10 @@ class JoinStage:
         return output, changes
 
     def _prepared(self, rows: pl.DataFrame | None, side: int) -> pl.DataFrame:
-        names = self._kernel.prepared_schema(side)
+        nothing = self._nothing[side]
         if rows is None or not rows.height:
-            return pl.DataFrame(schema=names)
-        return self._kernel.prepared(rows.lazy(), side).select(names.names()).collect()
+            return nothing
+        return self._kernel.prepared(rows.lazy(), side).select(nothing.columns).collect()
 
     def _after_nothing(self) -> pl.DataFrame:
         return pl.DataFrame(schema=polars_schema(self._after.schema))
