@@ -378,3 +378,18 @@ def test_the_progress_of_a_batch_counts_all_its_sources(world: LocalWorld) -> No
     seen: list[Progress] = []
     paid(world).write("out").run(progress=seen.append)
     assert (seen[-1].rows_done, seen[-1].rows_total) == (3, 3)
+
+
+def test_each_row_is_in_one_branch(world: LocalWorld) -> None:
+    #   n      1      2      null   3
+    #   yes    -      x      -      x
+    #   no     x      -      x      -
+    world.topic("numbers", {"n": int | None})
+    world.append("numbers", [{"n": n} for n in (1, 2, None, 3)])
+    branches = world.read("numbers").branch(col("n") > 1)
+    for name, flow, expected in zip(("yes", "no"), branches, ([2, 3], [1, None]), strict=True):
+        assert [row["n"] for row in flow.collect().to_pylist()] == expected
+        flow.write(name).stream(until="end", batch_events=1)
+        assert [row["n"] for row in world.events(name)] == expected
+    with refused(PlanError, "int64"):
+        world.read("numbers").branch(col("n"))

@@ -96,6 +96,14 @@ class Flow(FlowJoins):
         """Keep the rows for which ``condition`` is true; null is not true."""
         return self._then(Filter(as_expression(condition)))
 
+    def branch(self, condition: Expression) -> tuple[Flow, Flow]:
+        """Return two flows: the rows for which ``condition`` is true, and all the others (null is among them).
+
+        Every row is in exactly one of them. Each is a flow of its own, which reads the source for itself.
+        """
+        told = as_expression(condition)
+        return self.filter(told), self.filter(~told.fill_null(False))
+
     def with_columns(self, **columns: Expression | LiteralValue) -> Flow:
         """Add columns, or replace those of the same name."""
         pairs = tuple((name, as_expression(value)) for name, value in columns.items())
