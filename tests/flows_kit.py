@@ -1,4 +1,4 @@
-"""A crash at any step of a stream, inside the process: everything after it fails, as if the process were gone."""
+"""Streams that end early: told to, or by a crash, after which everything fails as if the process were gone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
+from millstream.flows.report import Progress
 from millstream.primitives.telemetry import set_listener
 from millstream.testing.flows_suite import LocalWorld
 
@@ -45,3 +46,16 @@ def crash_each(
         finally:
             set_listener(None)
             world.close()
+
+
+class StopAfter:
+    """Stops a stream after so many micro-batches, counted by its progress."""
+
+    def __init__(self, batches: int) -> None:
+        self.left = batches
+
+    def is_set(self) -> bool:
+        return self.left <= 0
+
+    def progress(self, _: Progress) -> None:
+        self.left -= 1

@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from millstream.engines.local import flow_join_state
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
@@ -18,6 +19,7 @@ from millstream.flows.windows import session, tumbling
 from millstream.primitives.errors import MillstreamError, PlanError
 from millstream.primitives.schema import Timestamp
 from millstream.testing.flows_suite import LocalWorld, at, in_order
+from tests.flows_kit import StopAfter
 from tests.refusals import refused
 
 ORDERS = {"id": str, "item": str, "at": Timestamp}
@@ -51,19 +53,6 @@ def paid(world: LocalWorld, how: str = "left", **options: Any) -> Flow:
         how=how,
         **options,
     )
-
-
-class StopAfter:
-    """Stops a stream after so many micro-batches, counted by its progress."""
-
-    def __init__(self, batches: int) -> None:
-        self.left = batches
-
-    def is_set(self) -> bool:
-        return self.left <= 0
-
-    def progress(self, _: Progress) -> None:
-        self.left -= 1
 
 
 def step(flow: Flow) -> RunReport:
@@ -108,19 +97,81 @@ def test_a_pair_is_given_at_once_and_a_row_alone_when_no_partner_can_come(
     assert shown(world) == [("a", 7), ("b", None), ("c", None)]
 
 
-def test_what_no_partner_can_come_for_is_forgotten(world: LocalWorld) -> None:
+def test_what_no_partner_can_come_for_is_forgotten(
+    world: LocalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    #   minute     0    10   20  …  190         each order is paid a minute later
+    #   kept       the orders of the last ten minutes and the payment of the last: two or three rows
+    monkeypatch.setattr(
+        flow_join_state, "GROUPS_MIN", 0
+    )  # a snapshot as soon as half of it is not needed
     for minute in range(0, 200, 10):
         order(world, f"o{minute}", minute)
         pay(world, f"o{minute}", minute + 1)
         step(paid(world, how="inner"))
-    assert len(world.events("out")) == 20
-    rows = stored_rows(world)
-    # The last order is kept, and with it what was stored since the last snapshot.
-    assert rows[0] <= 20
-    order(world, "last", 1000)
-    pay(world, "last", 1000)
+        assert all(rows <= 4 for rows in stored_rows(world).values())
+    assert [row["id"] for row in world.events("out")] == [f"o{m}" for m in range(0, 200, 10)]
     paid(world, how="inner").write("out").stream(until="end")
     assert stored_rows(world) == {}
+
+
+@pytest.mark.parametrize("how", ["inner", "full"])
+def test_a_row_is_in_time_for_a_window_join_while_its_window_is_open(
+    world: LocalWorld, how: str
+) -> None:
+    #   minute     0         10        20       the watermark is 8, then 18
+    #   orders     |  b   a  |                  b, at 3, comes after a, at 8: the window is open
+    #   payments   | b    x  |      y           y, at 18, closes it
+    #   then       c, at 5, is late: its window was closed
+    order(world, "a", 8)
+    pay(world, "b", 2)
+    pay(world, "x", 8)
+    order(world, "b", 3)
+    order(world, "d", 18)
+    pay(world, "y", 18)
+    joined = world.read("orders").join_window(
+        world.read("payments"),
+        tumbling("10m"),
+        on="id",
+        right_on="order",
+        time=("at", "paid"),
+        how=how,
+    )
+    assert joined.write("out").stream(until="end", batch_events=1).late == 0
+    rows = [(row["id"], row["sum"]) for row in world.events("out")]
+    alone = [("a", None), ("d", None), ("x", 1), ("y", 1)] if how == "full" else []
+    assert sorted(rows, key=str) == sorted([("b", 1), *alone], key=str)
+    order(world, "c", 5)
+    assert joined.write("out").stream(until="end").late == 1
+
+
+def test_a_window_behind_a_window_join_waits_for_rows_that_are_still_in_time(
+    world: LocalWorld,
+) -> None:
+    #   minute     0    2    4    6    8    10
+    #   orders     |              a    b    |    a at 9 comes before b at 1: both are in time
+    #   windows    of 2 minutes by the order's time: 0 to 2 may not be closed while 0 to 10 is open
+    order(world, "a", 9)
+    pay(world, "a", 9)
+    order(world, "b", 1)
+    pay(world, "b", 9)
+    joined = world.read("orders").join_window(
+        world.read("payments"), tumbling("10m"), on="id", right_on="order", time=("at", "paid")
+    )
+    counted = joined.select("id", when=col("at")).window(tumbling("2m"), on="when")
+    flow = counted.agg(n=agg.count())
+    report = flow.write("out").stream(until="end", batch_events=1)
+    assert report.late == 0
+    assert in_order(world.events("out")) == in_order(flow.collect().to_pylist())
+    assert len(world.events("out")) == 2
+
+
+def test_one_path_with_two_schemas_is_two_sources(world: LocalWorld, tmp_path: Path) -> None:
+    path = f"{tmp_path}/*.csv"
+    one = world.flows.read(path, schema={"n": int}).select(n=col("n").cast(str))
+    other = world.flows.read(path, schema={"n": str})
+    with refused(PlanError, "read files for one of them only"):
+        one.union(other).write("out").stream(until="end")
 
 
 def test_late_rows_are_counted_and_kept_on_both_sides(world: LocalWorld) -> None:

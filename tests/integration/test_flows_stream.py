@@ -20,6 +20,7 @@ from millstream.primitives.schema import Timestamp
 from millstream.store import Transaction
 from millstream.testing.flows_suite import LocalWorld, at, in_order
 from millstream.testing.log_suite import options
+from tests.flows_kit import StopAfter
 
 SCHEMA = {"n": int, "at": Timestamp}
 
@@ -42,19 +43,6 @@ def append(world: LocalWorld, *minutes: int) -> None:
 
 def sums(world: LocalWorld) -> list[int]:
     return [row["n"] for row in world.events("out")]
-
-
-class StopAfter:
-    """Stops a stream after so many micro-batches, counted by its progress."""
-
-    def __init__(self, batches: int) -> None:
-        self.left = batches
-
-    def is_set(self) -> bool:
-        return self.left <= 0
-
-    def progress(self, _: Progress) -> None:
-        self.left -= 1
 
 
 def test_a_stop_leaves_windows_open_and_an_end_closes_them(world: LocalWorld) -> None:

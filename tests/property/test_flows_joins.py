@@ -8,7 +8,8 @@ bills    ───b─────b──────b───▶
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -162,6 +163,32 @@ def make_world(world: LocalWorld, orders: list[Row], bills: list[Row], partition
                 world.append(name, rows[start : start + 3])
 
 
+@contextmanager
+def streamed(
+    make: Callable[[LocalWorld], Flow],
+    orders: list[Row],
+    bills: list[Row],
+    *,
+    partitions: int,
+    batch_events: int,
+    crashes: list[tuple[str, int]],
+) -> Iterator[tuple[LocalWorld, RunReport]]:
+    """Give the world after a flow was streamed to its end over all crashes, and the report of the last run."""
+
+    def stream(world: LocalWorld) -> RunReport:
+        return make(world).write("out").stream(until="end", batch_events=batch_events)
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "s.mill"
+        with LocalWorld(path) as world:
+            make_world(world, orders, bills, partitions)
+        crash_each(path, crashes, stream)
+        with LocalWorld(path) as world:
+            report = stream(world)
+            assert report.late == 0
+            yield world, report
+
+
 def both(case: Case, how: str, world: LocalWorld) -> Flow:
     return case.join(world.read("orders"), world.read("bills"), how)
 
@@ -189,22 +216,16 @@ def test_any_cut_and_any_crash(
     of_bills = rows_of(bills, ("key", "bill", "paid_at"))
     expected = in_order(joined(CASES[case], how, of_orders, of_bills))
 
-    def stream(world: LocalWorld) -> RunReport:
-        flow = both(CASES[case], how, world).write("out")
-        return flow.stream(until="end", batch_events=batch_events)
+    def flow(world: LocalWorld) -> Flow:
+        return both(CASES[case], how, world)
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "s.mill"
-        with LocalWorld(path) as world:
-            make_world(world, of_orders, of_bills, partitions)
-            batch = both(CASES[case], how, world).collect()
-            assert in_order(batch.to_pylist()) == expected
-        crash_each(path, crashes, stream)
-        with LocalWorld(path) as world:
-            report = stream(world)
-            assert report.late == 0
-            assert in_order(world.events("out")) == expected
-            assert batch.schema == both(CASES[case], how, world).schema
+    with streamed(
+        flow, of_orders, of_bills, partitions=partitions, batch_events=batch_events, crashes=crashes
+    ) as (world, _):
+        batch = flow(world).collect()
+        assert in_order(batch.to_pylist()) == expected
+        assert in_order(world.events("out")) == expected
+        assert batch.schema == flow(world).schema
 
 
 @pytest.mark.parametrize("case", ["around", "before", "tumbling"])
@@ -226,23 +247,12 @@ def test_an_aggregation_of_a_join(
         windowed = named.filter(col("bill") != 3).window(tumbling("10m"), on="when")
         return windowed.group_by("k").agg(pairs=agg.count(), last=agg.max("order"))
 
-    def stream(world: LocalWorld) -> RunReport:
-        return flow(world).write("out").stream(until="end", batch_events=batch_events)
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "s.mill"
-        with LocalWorld(path) as world:
-            make_world(
-                world,
-                rows_of(orders, ("k", "order", "at")),
-                rows_of(bills, ("key", "bill", "paid_at")),
-                1,
-            )
-        crash_each(path, crashes, stream)
-        with LocalWorld(path) as world:
-            report = stream(world)
-            assert report.late == 0
-            assert in_order(world.events("out")) == in_order(flow(world).collect().to_pylist())
+    of_orders = rows_of(orders, ("k", "order", "at"))
+    of_bills = rows_of(bills, ("key", "bill", "paid_at"))
+    with streamed(
+        flow, of_orders, of_bills, partitions=1, batch_events=batch_events, crashes=crashes
+    ) as (world, _):
+        assert in_order(world.events("out")) == in_order(flow(world).collect().to_pylist())
 
 
 @settings(max_examples=40)
@@ -279,25 +289,18 @@ def test_a_union(
             .agg(rows=agg.count(), total=agg.sum("n"))
         )
 
-    def stream(world: LocalWorld) -> RunReport:
-        return flow(world).write("out").stream(until="end", batch_events=batch_events)
-
     kept = [{"k": r["k"], "n": r["order"] + 1, "at": r["at"]} for r in of_orders if r["order"] != 2]
     plain = [*kept, *kept]
     plain += [{"k": r["key"], "n": r["bill"] + 1, "at": r["paid_at"]} for r in of_bills]
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "s.mill"
-        with LocalWorld(path) as world:
-            make_world(world, of_orders, of_bills, partitions)
-        crash_each(path, crashes, stream)
-        with LocalWorld(path) as world:
-            report = stream(world)
-            assert report.late == 0
-            got = in_order(world.events("out"))
-            assert got == in_order(flow(world).collect().to_pylist())
-            if not windowed:
-                assert got == in_order(plain)
-            else:
-                timed = sum(row["at"] is not None for row in plain)
-                assert sum(row["rows"] for row in world.events("out")) == timed
-                assert report.untimed == len(plain) - timed or crashes
+    with streamed(
+        flow, of_orders, of_bills, partitions=partitions, batch_events=batch_events, crashes=crashes
+    ) as (world, report):
+        rows = world.events("out")
+        assert in_order(rows) == in_order(flow(world).collect().to_pylist())
+        if not windowed:
+            assert in_order(rows) == in_order(plain)
+            return
+        timed = sum(row["at"] is not None for row in plain)
+        assert sum(row["rows"] for row in rows) == timed
+        if not crashes:
+            assert report.untimed == len(plain) - timed

@@ -21,6 +21,7 @@ from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.source import Source
 from millstream.flows.steps import Step
+from millstream.primitives.schema import describe
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def source_at(branch: Branch, all_sources: tuple[Source, ...]) -> int:
 
 
 def _identity(source: Source) -> str:
-    return f"{type(source).__name__} {source.text()}"
+    return f"{type(source).__name__} {source.text()} {describe(source.schema)}"
 
 
 def is_stateful(plan: Plan) -> bool:

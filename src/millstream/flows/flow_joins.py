@@ -91,9 +91,9 @@ class FlowJoins(ABC):
                 next_step='write for example within=("-5m", "1h")',
             )
         match = Within(_signed_us(within[0]), _signed_us(within[1]))
-        left, right = self._keys("join_interval", names_of(on), right_on, at_least=1)
         times = JoinTime(*_pair(time), match, _lateness(late, where), keep_late)
-        return self._joined(other, left, right, how, times)
+        keys = self._keys("join_interval", names_of(on), right_on, at_least=1)
+        return self._joined(other, keys, how, times)
 
     def join_window(
         self,
@@ -120,20 +120,19 @@ class FlowJoins(ABC):
                 expected='windows of which each event has one: ms.tumbling("1h") or ms.calendar("day")',
                 next_step="for others use join_interval",
             )
-        left, right = self._keys("join_window", names_of(on), right_on, at_least=1)
         times = JoinTime(*_pair(time), windows, _lateness(late, where), keep_late)
-        return self._joined(other, left, right, how, times)
+        keys = self._keys("join_window", names_of(on), right_on, at_least=1)
+        return self._joined(other, keys, how, times)
 
     def _joined(
         self,
         other: FlowJoins,
-        left: tuple[str, ...],
-        right: tuple[str, ...],
+        keys: tuple[tuple[str, ...], tuple[str, ...]],
         how: str,
         time: JoinTime | None,
     ) -> Flow:
         self._refuse_stranger(other, self._where("join"))
-        source = JoinSource(self.plan, other.plan, left, right, how, time)
+        source = JoinSource(self.plan, other.plan, *keys, how, time)
         where = self._where(source.name)
         source.check(where=where)
         return self._from(source)
@@ -180,7 +179,7 @@ class FlowJoins(ABC):
         """
         left, right = self._keys("join", names_of(on), right_on, at_least=1)
         if isinstance(table, FlowJoins):
-            return self._joined(table, left, right, how, None)
+            return self._joined(table, (left, right), how, None)
         return self._then(Join(_table(table), left, right, how))
 
     def join_asof(

@@ -110,6 +110,18 @@ def column_kind(name: str, schema: pa.Schema, *, where: str) -> pa.DataType:
     return schema.field(index).type
 
 
+def check_event_time(name: str, schema: pa.Schema, *, where: str) -> None:
+    """Raise PlanError unless the column is there and holds timestamps."""
+    kind = column_kind(name, schema, where=where)
+    if kind != TIMESTAMP:
+        raise PlanError(
+            f"column {name!r} is {kind}, so it cannot say when an event happened",
+            where=where,
+            expected="a timestamp column",
+            next_step=f"add with_columns({name}=ms.col({name!r}).cast(ms.Timestamp))",
+        )
+
+
 def _binary(expression: Binary, schema: pa.Schema, where: str) -> pa.DataType:
     left = infer(expression.left, schema, where=where)
     right = infer(expression.right, schema, where=where)

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
 
-from millstream.flows.inference import column_kind
+from millstream.flows.inference import check_event_time
 from millstream.flows.steps import check_keys, joined_schema, keys_text
 from millstream.flows.windows import (
     WINDOW_END,
@@ -25,6 +25,7 @@ from millstream.flows.windows import (
     Calendar,
     Tumbling,
     exact_duration,
+    refuse_window_columns,
 )
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
@@ -156,30 +157,18 @@ class JoinSource:
         check_keys(self.left_on, self.right_on, left, right, where, of="right flow")
         if self.time is not None:
             for column, schema in ((self.time.left, left), (self.time.right, right)):
-                _check_time(column, schema, where)
-            self._check_window(where)
-        _ = self.schema
-
-    def _check_window(self, where: str) -> None:
-        assert self.time is not None
-        match = self.time.match
-        if isinstance(match, Within):
-            if match.lower_us > match.upper_us:
+                check_event_time(column, schema, where=where)
+            match = self.time.match
+            if not isinstance(match, Within):
+                refuse_window_columns([*left.names, *right.names], where=where)
+            elif match.lower_us > match.upper_us:
                 raise PlanError(
                     f"no time is {match.text()}",
                     where=where,
                     expected="a stretch of time, the earlier bound first",
                     next_step='write for example within=("-5m", "1h")',
                 )
-            return
-        there = {*self.left.schema.names, *self.right.schema.names} & {WINDOW_START, WINDOW_END}
-        if there:
-            raise PlanError(
-                f"column {min(there)!r} is there already",
-                where=where,
-                expected="no column of that name: the window of the pair is put there",
-                next_step="select() it under another name",
-            )
+        _ = self.schema
 
     def times(self) -> dict[str, int | None]:
         """Return the columns that say when, each with the side whose event time it is; None for the window's."""
@@ -208,17 +197,6 @@ def parts_of(plan: Plan) -> Iterator[Plan]:
             parts = ()
     for part in parts:
         yield from parts_of(part)
-
-
-def _check_time(column: str, schema: pa.Schema, where: str) -> None:
-    kind = column_kind(column, schema, where=where)
-    if kind != TIMESTAMP:
-        raise PlanError(
-            f"column {column!r} is {kind}, so it cannot say when an event happened",
-            where=where,
-            expected="a timestamp column on each side",
-            next_step=f"add with_columns({column}=ms.col({column!r}).cast(ms.Timestamp))",
-        )
 
 
 def _signed(microseconds: int) -> str:

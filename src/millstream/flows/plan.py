@@ -13,12 +13,18 @@ import pyarrow as pa
 
 from millstream.flows.aggregate import Aggregate, aggregate_kind
 from millstream.flows.expression import Column, Expression
-from millstream.flows.inference import column_kind, infer
+from millstream.flows.inference import check_event_time, infer
 from millstream.flows.kinds import INTEGER, TEXT, is_ordered, python_type
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.source import CallSink, RowCalls, Sink, Source
 from millstream.flows.steps import Step, field_of, named_text
-from millstream.flows.windows import WINDOW_END, WINDOW_START, Windows, exact_duration
+from millstream.flows.windows import (
+    WINDOW_END,
+    WINDOW_START,
+    Windows,
+    exact_duration,
+    refuse_window_columns,
+)
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
 
@@ -38,22 +44,8 @@ class Window:
 
     def check(self, schema: pa.Schema, *, where: str) -> None:
         """Raise PlanError unless ``on`` is a timestamp column."""
-        kind = column_kind(self.on, schema, where=where)
-        if kind != TIMESTAMP:
-            raise PlanError(
-                f"column {self.on!r} is {kind}, so it cannot say when an event happened",
-                where=where,
-                expected="a timestamp column",
-                next_step=f"add with_columns({self.on}=ms.col({self.on!r}).cast(ms.Timestamp))",
-            )
-        for name in (WINDOW_START, WINDOW_END):
-            if name in schema.names:
-                raise PlanError(
-                    f"column {name!r} is there already",
-                    where=where,
-                    expected="no column of that name: windows are put there",
-                    next_step="select() it under another name",
-                )
+        check_event_time(self.on, schema, where=where)
+        refuse_window_columns(schema.names, where=where)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ the full hour in UTC. A window holds its start and not its end: [start, end).
 from __future__ import annotations
 
 import zoneinfo
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
@@ -172,6 +173,18 @@ def _positive(size: Duration, what: str, example: str) -> int:
             next_step=f"write for example {example}",
         )
     return size_us
+
+
+def refuse_window_columns(names: Iterable[str], *, where: str) -> None:
+    """Raise PlanError if a column has the name of a window's start or end."""
+    for name in names:
+        if name in (WINDOW_START, WINDOW_END):
+            raise PlanError(
+                f"column {name!r} is there already",
+                where=where,
+                expected="no column of that name: windows are put there",
+                next_step="select() it under another name",
+            )
 
 
 def exact_duration(microseconds: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime
@@ -321,8 +322,9 @@ def test_a_change_of_the_group_just_before_a_member_arms_is_seen(
     log.close()
 
 
+@pytest.mark.parametrize("awaited", [False, True])
 def test_partitions_given_up_just_before_a_member_arms_are_taken(
-    log: LocalLog, monkeypatch: pytest.MonkeyPatch
+    log: LocalLog, monkeypatch: pytest.MonkeyPatch, awaited: bool
 ):
     info = make(log, partitions=2)
     first, second = (log.consumer(info, "readers", options(follow=True)) for _ in range(2))
@@ -341,7 +343,7 @@ def test_partitions_given_up_just_before_a_member_arms_are_taken(
         arm()
 
     monkeypatch.setattr(third._waiter, "arm", left)
-    batch = third.poll(0)
+    batch = asyncio.run(anext(aiter(third))) if awaited else third.poll(0)
     assert batch is not None
     assert batch.to_pylist() == [{"n": 1}]
     log.close()

@@ -71,6 +71,11 @@ def dtype(kind: pa.DataType) -> pl.DataType:
     return frame.schema["x"]
 
 
+def polars_schema(schema: pa.Schema) -> pl.Schema:
+    """Return the Polars schema of a schema that flows compute with."""
+    return pl.Schema({field.name: dtype(field.type) for field in schema})
+
+
 def compiled(expression: Expression, schema: pa.Schema) -> pl.Expr:
     """Return the Polars expression. ``expression`` has been checked against ``schema``."""
     return _Compiler(schema).compile(expression)

@@ -11,10 +11,11 @@ import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_sources import event_times
 from millstream.engines.local.flow_stages import MARK
-from millstream.engines.local.flow_steps import StepRunner, polars_schema
+from millstream.engines.local.flow_steps import StepRunner
 from millstream.flows.branches import Branch, source_at
 from millstream.flows.event_time import event_time_anchor
 from millstream.flows.source import Source

@@ -19,8 +19,7 @@ from dataclasses import dataclass
 import polars as pl
 import pyarrow as pa
 
-from millstream.engines.local.flow_expression import dtype
-from millstream.engines.local.flow_steps import polars_schema
+from millstream.engines.local.flow_expression import dtype, polars_schema
 from millstream.engines.local.flow_windows import TIME, FixedKind, window_kind
 from millstream.flows.merging import JoinSource, Within
 from millstream.flows.windows import WINDOW_END, WINDOW_START
@@ -89,6 +88,14 @@ class JoinKernel:
         assert isinstance(self._match, Within)
         longer = -self._match.lower_us if side == LEFT else self._match.upper_us
         return done + max(0, longer)
+
+    def late_from(self, time: pl.Expr) -> pl.Expr:
+        """Return the watermark from which on a row is too late: a partner of it may have been forgotten."""
+        return time.cast(pl.Int64) + 1 if self._kind is None else self._kind.late_from(time)
+
+    def earliest_us(self, until_us: int) -> int:
+        """Return the least time of a row that is not late behind a watermark."""
+        return until_us if self._kind is None else self._kind.next_start_us(until_us)
 
     def pairs(self, left: pl.LazyFrame, right: pl.LazyFrame) -> pl.LazyFrame:
         """Return the pairs as output rows; there are none if the join gives none."""
@@ -178,11 +185,6 @@ class JoinKernel:
         if side == RIGHT and name in keys:
             return pl.col(keys[name]).alias(name)
         return pl.lit(None, dtype=dtype(self.schema.field(name).type)).alias(name)
-
-    def next_start_us(self, until_us: int) -> int:
-        """Return where windows begin at the earliest that rows behind a watermark open."""
-        assert self._kind is not None
-        return self._kind.next_start_us(until_us)
 
     def first_start_us(self, rows: pl.DataFrame) -> int | None:
         """Return where the first window begins that a row lies in."""

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import polars as pl
 import pyarrow as pa
-from polars.io.plugins import register_io_source
 
 from millstream.engines.local.flow_events import run_in_loop
-from millstream.engines.local.flow_steps import from_arrow, polars_schema, widen
+from millstream.engines.local.flow_lazy import lazy_frames
+from millstream.engines.local.flow_steps import from_arrow, widen
 from millstream.flows.kinds import widened_schema
 from millstream.flows.source import RowsSource
 from millstream.primitives.errors import MillstreamError, SchemaError, StepError
@@ -43,26 +43,12 @@ def rows_source(rows: object, schema: SchemaLike) -> RowsSource:
 def rows_frame(source: RowsSource, read: Callable[[int], None]) -> pl.LazyFrame:
     """Return the rows; they are taken while the frame is computed. ``read`` is told how many."""
 
-    def frames(
-        with_columns: list[str] | None,
-        predicate: pl.Expr | None,
-        n_rows: int | None,
-        batch_size: int | None,
-    ) -> Iterator[pl.DataFrame]:
-        del batch_size
+    def frames() -> Iterator[pl.DataFrame]:
         for piece in _pieces(source):
             read(len(piece))
-            frame = _framed(piece, source)
-            frame = frame if with_columns is None else frame.select(with_columns)
-            frame = frame if predicate is None else frame.filter(predicate)
-            if n_rows is not None:
-                frame = frame.head(n_rows)
-                n_rows -= frame.height
-            yield frame
-            if n_rows == 0:
-                return
+            yield _framed(piece, source)
 
-    return register_io_source(frames, schema=polars_schema(source.schema))
+    return lazy_frames(frames, source.schema)
 
 
 class _Once:

@@ -12,11 +12,11 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
-from polars.io.plugins import register_io_source
 
-from millstream.engines.local.flow_expression import compiled
+from millstream.engines.local.flow_expression import compiled, polars_schema
+from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_rows import rows_frame
-from millstream.engines.local.flow_steps import from_arrow, polars_schema, widen, widened_column
+from millstream.engines.local.flow_steps import from_arrow, widen, widened_column
 from millstream.engines.local.log import LocalLog
 from millstream.flows.expression import Column, Expression
 from millstream.flows.kinds import widened_schema
@@ -166,13 +166,7 @@ def _topic_frame(
                 yield read
                 offset = read.next_offset
 
-    def frames(
-        with_columns: list[str] | None,
-        predicate: pl.Expr | None,
-        n_rows: int | None,
-        batch_size: int | None,
-    ) -> Iterator[pl.DataFrame]:
-        del batch_size
+    def frames() -> Iterator[pl.DataFrame]:
         for batch in batches():
             frame = event_frame(batch)
             appended = batch.appended_us()
@@ -181,16 +175,9 @@ def _topic_frame(
                 times, known = event_times(frame, time, source.schema)
                 figures.source_wait.record_many(appended[known] - times[known])
             figures.read(frame.height)
-            frame = frame if with_columns is None else frame.select(with_columns)
-            frame = frame if predicate is None else frame.filter(predicate)
-            if n_rows is not None:
-                frame = frame.head(n_rows)
-                n_rows -= frame.height
             yield frame
-            if n_rows == 0:
-                return
 
-    return register_io_source(frames, schema=polars_schema(source.schema))
+    return lazy_frames(frames, source.schema)
 
 
 def event_frame(batch: EventBatch) -> pl.DataFrame:

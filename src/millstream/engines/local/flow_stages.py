@@ -15,15 +15,16 @@ import polars as pl
 from millstream.engines.local.flow_aggregate import GroupKernel
 from millstream.engines.local.flow_catalog import Claim
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_join_state import JoinState
 from millstream.engines.local.flow_joining import LEFT, RIGHT, JoinKernel
 from millstream.engines.local.flow_state import StateChange, WindowState
-from millstream.engines.local.flow_steps import StepRunner, polars_schema
+from millstream.engines.local.flow_steps import StepRunner
 from millstream.engines.local.flow_windows import FLOOR
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.watermark import TIME_MIN
-from millstream.flows.windows import WINDOW_END, WINDOW_START
+from millstream.flows.windows import WINDOW_END
 
 MARK = "__ms_mark"
 """The watermark of the row's partition as it stood before the row."""
@@ -183,7 +184,7 @@ class JoinStage:
         """Return what becomes of a row: it is late if a partner of it may have been forgotten."""
         assert self._join.time is not None
         time = pl.col((self._join.time.left, self._join.time.right)[side])
-        return fate(time, time.cast(pl.Int64) + 1, self.closed_until_us, mark)
+        return fate(time, self._kernel.late_from(time), self.closed_until_us, mark)
 
     def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
         """Give the pairs that new rows make, and the rows whose partners cannot come any more."""
@@ -219,16 +220,13 @@ class JoinStage:
         """Return the time that rows which this stage will give cannot be before."""
         until_us = self.closed_until_us
         side = self._join.times()[time]
-        if until_us == TIME_MIN:
+        if until_us == TIME_MIN or time == WINDOW_END:
             return until_us
-        if side is not None:
-            first = self._sides[side].first_time_us
-            return until_us if first is None else min(first, until_us)
-        if time == WINDOW_END:
-            return until_us
-        assert time == WINDOW_START
-        bound = self._kernel.next_start_us(until_us)
-        firsts = [state.first_start_us for state in self._sides]
+        if side is None:
+            firsts = [state.first_start_us for state in self._sides]
+        else:
+            firsts = [self._sides[side].first_time_us]
+        bound = self._kernel.earliest_us(until_us)
         return min([bound, *(first for first in firsts if first is not None)])
 
     @property

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 
 import polars as pl
 import pyarrow as pa
-from polars.io.plugins import register_io_source
 
 from millstream.engines.local.flow_events import EventCaller, Failures
-from millstream.engines.local.flow_expression import can_fail, compiled, computed, dtype
+from millstream.engines.local.flow_expression import can_fail, compiled, computed, polars_schema
+from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.flows.steps import (
     AsofJoin,
     Explode,
@@ -28,11 +28,6 @@ from millstream.primitives.schema import describe
 
 _KEEP = "__ms_keep"
 _RIGHT = "__ms_right_"
-
-
-def polars_schema(schema: pa.Schema) -> pl.Schema:
-    """Return the Polars schema of a schema that flows compute with."""
-    return pl.Schema({field.name: dtype(field.type) for field in schema})
 
 
 def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
@@ -195,25 +190,11 @@ def _table_of(step: Join | AsofJoin) -> pl.DataFrame:
 def mapped(step: MapBatches, frame: pl.LazyFrame, schema: pa.Schema, *, where: str) -> pl.LazyFrame:
     """Return what the user's function makes of the frame, computed piece by piece when it is read."""
 
-    def source(
-        with_columns: list[str] | None,
-        predicate: pl.Expr | None,
-        n_rows: int | None,
-        batch_size: int | None,
-    ) -> Iterator[pl.DataFrame]:
-        del batch_size
+    def parts() -> Iterator[pl.DataFrame]:
         for table in call_function(step, record_batches(frame, schema), where=where):
-            part = from_arrow(table)
-            part = part if with_columns is None else part.select(with_columns)
-            part = part if predicate is None else part.filter(predicate)
-            if n_rows is not None:
-                part = part.head(n_rows)
-                n_rows -= part.height
-            yield part
-            if n_rows == 0:
-                return
+            yield from_arrow(table)
 
-    return register_io_source(source, schema=polars_schema(step.schema))
+    return lazy_frames(parts, step.schema)
 
 
 def record_batches(frame: pl.LazyFrame, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

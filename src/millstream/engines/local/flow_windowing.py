@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from millstream.engines.local.flow_catalog import Claim
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_heads import Heads
 from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_stages import (
@@ -24,7 +25,7 @@ from millstream.engines.local.flow_stages import (
     Stage,
 )
 from millstream.engines.local.flow_state import StateChange
-from millstream.engines.local.flow_steps import StepRunner, polars_schema
+from millstream.engines.local.flow_steps import StepRunner
 from millstream.flows.branches import branches, source_at, sources
 from millstream.flows.event_time import inherited_time
 from millstream.flows.merging import JoinSource
