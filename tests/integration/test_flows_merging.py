@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import millstream as ms
 from millstream.engines.local import flow_join_state
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
@@ -113,6 +114,60 @@ def test_what_no_partner_can_come_for_is_forgotten(
     assert [row["id"] for row in world.events("out")] == [f"o{m}" for m in range(0, 200, 10)]
     paid(world, how="inner").write("out").stream(until="end")
     assert stored_rows(world) == {}
+
+
+@pytest.mark.parametrize("how", ["inner", "left", "right", "full"])
+def test_a_partner_may_come_at_the_last_moment(world: LocalWorld, how: str) -> None:
+    #   minute     0                   10       the watermark is 10 when the payment of a comes, at 10 too:
+    #   orders     a                   z        ten minutes after a, which was not forgotten
+    #   payments                       x a
+    order(world, "a", 0)
+    order(world, "z", 10)
+    pay(world, "x", 10)
+    step(paid(world, how))
+    pay(world, "a", 10, 7)
+    paid(world, how).write("out").stream(until="end")
+    alone = {"left": [("z", None)], "right": [("x", 1)], "full": [("x", 1), ("z", None)]}
+    assert sorted(shown(world)) == sorted([("a", 7), *alone.get(how, [])])
+
+
+def test_a_row_that_comes_when_its_partners_cannot_any_more_is_given_at_once(
+    world: LocalWorld,
+) -> None:
+    #   minute     0       9   14 15       20   the watermark is 15 (late="5m") once both sides have seen 20
+    #   orders                    b ◀───── a    b comes after a, at 15: still in time
+    #   partners           [────|]              one to six minutes before b: none can come
+    order(world, "a", 20)
+    pay(world, "x", 20)
+    joined = world.read("orders").join_interval(
+        world.read("payments"),
+        on="id",
+        right_on="order",
+        within=("-6m", "-1m"),
+        time=("at", "paid"),
+        how="left",
+        late="5m",
+    )
+    step(joined)
+    order(world, "b", 15)
+    step(joined)
+    assert shown(world) == [("b", None)]
+
+
+def test_a_window_behind_a_join_waits_for_what_the_join_keeps(world: LocalWorld) -> None:
+    #   minute     0    2         8    9        the watermark of the join is 8
+    #   orders     a              z
+    #   payments                  x    a        pays for a: the pair counts at 0
+    #   windows    |    |  of two minutes by the order's time: 0 to 2 may not be closed while a is kept
+    order(world, "a", 0)
+    order(world, "z", 8)
+    pay(world, "x", 8)
+    counted = paid(world, "inner").select(when=col("at")).window(tumbling("2m"), on="when")
+    flow = counted.agg(n=agg.count())
+    step(flow)
+    pay(world, "a", 9)
+    assert flow.write("out").stream(until="end").late == 0
+    assert [(row["window_start"], row["n"]) for row in world.events("out")] == [(at(0), 1)]
 
 
 @pytest.mark.parametrize("how", ["inner", "full"])
@@ -220,6 +275,28 @@ def test_both_sides_may_be_one_topic(world: LocalWorld) -> None:
     report = flow.write("out").stream(until="end", batch_events=1)
     assert report.rows_in == 4
     assert in_order(world.events("out")) == in_order([dict(enumerate(r)) for r in expected])
+
+
+def test_time_in_one_topic_goes_on_with_the_events_of_either_side(world: LocalWorld) -> None:
+    #   minute     0              20
+    #   left       a                            no event of the left moves time beyond 0
+    #   right                      x            but one of the right does: a is alone
+    world.topic("all", {"kind": str, "key": str, "at": Timestamp})
+    both = world.read("all")
+    # The times of the sides are not known in each other's events.
+    began = ms.when(col("kind") == "in").then(col("at")).otherwise(None)
+    until = ms.when(col("kind") == "out").then(col("at")).otherwise(None)
+    opened = both.select("kind", "key", began=began).filter(col("kind") == "in")
+    closed = both.select(other=col("kind"), key=col("key"), until=until).filter(
+        col("other") == "out"
+    )
+    flow = opened.join_interval(
+        closed, on="key", within=("0s", "10m"), time=("began", "until"), how="left"
+    ).select("key", "until")
+    world.append("all", [{"kind": "in", "key": "a", "at": at(0)}])
+    world.append("all", [{"kind": "out", "key": "x", "at": at(20)}])
+    step(flow)
+    assert world.events("out") == [{"key": "a", "until": None}]
 
 
 def test_topics_and_files_are_read_together(world: LocalWorld, tmp_path: Path) -> None:

@@ -47,13 +47,13 @@ def window_of(time: datetime, size: timedelta) -> tuple[datetime, datetime]:
 
 @dataclass(frozen=True)
 class Case:
-    join: Callable[[Flow, Flow, str], Flow]
+    join: Callable[[Flow, Flow, str, str], Flow]
     fits: Fits
     window: Callable[[datetime], tuple[datetime, datetime]] | None = None
 
 
 def interval(lower: int, upper: int) -> Case:
-    def join(left: Flow, right: Flow, how: str) -> Flow:
+    def join(left: Flow, right: Flow, how: str, late: str) -> Flow:
         return left.join_interval(
             right,
             on="k",
@@ -61,7 +61,7 @@ def interval(lower: int, upper: int) -> Case:
             within=(f"{lower}m", f"{upper}m"),
             time=("at", "paid_at"),
             how=how,
-            late=f"{LATE_S}s",
+            late=late,
             keep_late=True,
         )
 
@@ -69,7 +69,7 @@ def interval(lower: int, upper: int) -> Case:
 
 
 def windowed(windows: Any, size: timedelta) -> Case:
-    def join(left: Flow, right: Flow, how: str) -> Flow:
+    def join(left: Flow, right: Flow, how: str, late: str) -> Flow:
         return left.join_window(
             right,
             windows,
@@ -77,7 +77,7 @@ def windowed(windows: Any, size: timedelta) -> Case:
             right_on="key",
             time=("at", "paid_at"),
             how=how,
-            late=f"{LATE_S}s",
+            late=late,
         )
 
     return Case(
@@ -105,13 +105,18 @@ EVENTS = st.lists(
 )
 
 
+LATENESS = st.sampled_from([0, LATE_S])
+
+
 def rows_of(
-    events: list[tuple[str | None, int, int | None]], names: tuple[str, str, str]
+    events: list[tuple[str | None, int, int | None]], names: tuple[str, str, str], late_s: int
 ) -> list[Row]:
+    """Return events that come up to ``late_s`` out of order; with 0 they are in order, and the watermark is close."""
     rows, second = [], 0
     for number, (key, step_s, back) in enumerate(events):
         second += step_s
-        when = None if back is None else EPOCH + timedelta(seconds=LATE_S + second - 60 * back)
+        behind = min(60 * (back or 0), late_s)
+        when = None if back is None else EPOCH + timedelta(seconds=LATE_S + second - behind)
         rows.append(dict(zip(names, (key, number, when), strict=True)))
     return rows
 
@@ -189,8 +194,8 @@ def streamed(
             yield world, report
 
 
-def both(case: Case, how: str, world: LocalWorld) -> Flow:
-    return case.join(world.read("orders"), world.read("bills"), how)
+def both(case: Case, how: str, world: LocalWorld, late_s: int) -> Flow:
+    return case.join(world.read("orders"), world.read("bills"), how, f"{late_s}s")
 
 
 @pytest.mark.parametrize("how", JOINS)
@@ -201,6 +206,7 @@ def both(case: Case, how: str, world: LocalWorld) -> Flow:
     bills=EVENTS,
     partitions=st.integers(1, 2),
     batch_events=st.integers(1, 20),
+    late_s=LATENESS,
     crashes=CRASHES,
 )
 def test_any_cut_and_any_crash(
@@ -210,14 +216,15 @@ def test_any_cut_and_any_crash(
     bills: list,
     partitions: int,
     batch_events: int,
+    late_s: int,
     crashes: list[tuple[str, int]],
 ) -> None:
-    of_orders = rows_of(orders, ("k", "order", "at"))
-    of_bills = rows_of(bills, ("key", "bill", "paid_at"))
+    of_orders = rows_of(orders, ("k", "order", "at"), late_s)
+    of_bills = rows_of(bills, ("key", "bill", "paid_at"), late_s)
     expected = in_order(joined(CASES[case], how, of_orders, of_bills))
 
     def flow(world: LocalWorld) -> Flow:
-        return both(CASES[case], how, world)
+        return both(CASES[case], how, world, late_s)
 
     with streamed(
         flow, of_orders, of_bills, partitions=partitions, batch_events=batch_events, crashes=crashes
@@ -235,20 +242,27 @@ def test_any_cut_and_any_crash(
     bills=EVENTS,
     by=st.sampled_from(["at", "paid_at", "window_start", "window_end"]),
     batch_events=st.integers(1, 20),
+    late_s=LATENESS,
     crashes=CRASHES,
 )
 def test_an_aggregation_of_a_join(
-    case: str, orders: list, bills: list, by: str, batch_events: int, crashes: list[tuple[str, int]]
+    case: str,
+    orders: list,
+    bills: list,
+    by: str,
+    batch_events: int,
+    late_s: int,
+    crashes: list[tuple[str, int]],
 ) -> None:
     by = by if case == "tumbling" or not by.startswith("window") else "at"
 
     def flow(world: LocalWorld) -> Flow:
-        named = both(CASES[case], "inner", world).select("k", "order", "bill", when=col(by))
+        named = both(CASES[case], "inner", world, late_s).select("k", "order", "bill", when=col(by))
         windowed = named.filter(col("bill") != 3).window(tumbling("10m"), on="when")
         return windowed.group_by("k").agg(pairs=agg.count(), last=agg.max("order"))
 
-    of_orders = rows_of(orders, ("k", "order", "at"))
-    of_bills = rows_of(bills, ("key", "bill", "paid_at"))
+    of_orders = rows_of(orders, ("k", "order", "at"), late_s)
+    of_bills = rows_of(bills, ("key", "bill", "paid_at"), late_s)
     with streamed(
         flow, of_orders, of_bills, partitions=1, batch_events=batch_events, crashes=crashes
     ) as (world, _):
@@ -261,6 +275,7 @@ def test_an_aggregation_of_a_join(
     bills=EVENTS,
     partitions=st.integers(1, 2),
     batch_events=st.integers(1, 20),
+    late_s=LATENESS,
     crashes=CRASHES,
     windowed=st.booleans(),
 )
@@ -269,11 +284,12 @@ def test_a_union(
     bills: list,
     partitions: int,
     batch_events: int,
+    late_s: int,
     crashes: list[tuple[str, int]],
     windowed: bool,
 ) -> None:
-    of_orders = rows_of(orders, ("k", "order", "at"))
-    of_bills = rows_of(bills, ("key", "bill", "paid_at"))
+    of_orders = rows_of(orders, ("k", "order", "at"), late_s)
+    of_bills = rows_of(bills, ("key", "bill", "paid_at"), late_s)
 
     def flow(world: LocalWorld) -> Flow:
         first = (
@@ -284,7 +300,7 @@ def test_a_union(
         if not windowed:
             return rows
         return (
-            rows.window(tumbling("5m"), on="at", late=f"{LATE_S}s")
+            rows.window(tumbling("5m"), on="at", late=f"{late_s}s")
             .group_by("k")
             .agg(rows=agg.count(), total=agg.sum("n"))
         )
