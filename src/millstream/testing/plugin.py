@@ -7,6 +7,7 @@ failed meanwhile.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,9 +16,12 @@ import pytest
 
 from millstream.app import App
 from millstream.engines.local.log import LocalLog
+from millstream.flows.flow import Flow
+from millstream.primitives.duration import Duration
 from millstream.store import Store
 from millstream.testing.clock import VirtualClock
 from millstream.testing.faulty import FaultyDisk
+from millstream.testing.flows import FlowTest
 from millstream.testing.tasks import Mode, TaskTest
 
 
@@ -72,3 +76,22 @@ def millstream_tasks(tmp_path: Path) -> Iterator[Callable[..., TaskTest]]:
             return stack.enter_context(TaskTest(app, tmp_path, mode=mode, seed=seed))
 
         yield take_over
+
+
+@pytest.fixture
+def millstream_flows(tmp_path: Path) -> Iterator[Callable[..., FlowTest]]:
+    """A function that streams a flow step by step: ``flow = millstream_flows(revenue, idle="1m")``."""
+    folders = (tmp_path / f"flow-{number}" for number in itertools.count())
+    with ExitStack() as stack:
+
+        def stream(
+            flow: Flow | Callable[[App], Flow],
+            *,
+            idle: Duration | None = None,
+            partitions: int = 1,
+        ) -> FlowTest:
+            folder = next(folders)
+            folder.mkdir()
+            return stack.enter_context(FlowTest(flow, folder, idle=idle, partitions=partitions))
+
+        yield stream
