@@ -80,7 +80,7 @@ package: $(VENV)/.dev ## build the wheel and the source archive in dist/
 lock: $(VENV)/.lock ## renew the lock files (ARGS="--upgrade" takes newer versions)
 	$(UV) $(ARGS) --group build -o requirements/build.txt
 	$(UV) $(ARGS) --group lock -o requirements/lock.txt
-	$(UV) $(ARGS) --extra demo --extra django --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
+	$(UV) $(ARGS) --extra demo --extra django --extra sql --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
 	$(UV) $(ARGS) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
 	$(UV) $(ARGS) --group bench -c requirements/dev.txt -o requirements/bench.txt
 	$(UV) $(ARGS) --group honker -o requirements/honker.txt
