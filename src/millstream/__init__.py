@@ -30,6 +30,7 @@ from millstream.flows.aggregate import (
 from millstream.flows.expression import Expression, col, lit, when
 from millstream.flows.flow import Flow
 from millstream.flows.report import Progress, RunReport
+from millstream.flows.sql import sql, sql_table
 from millstream.flows.windows import calendar, hopping, session, sliding, tumbling
 from millstream.log.contract import PartitionLag
 from millstream.log.events import Appended, EventBatch
@@ -107,6 +108,8 @@ __all__ = [
     "session",
     "signals",
     "sliding",
+    "sql",
+    "sql_table",
     "starmap",
     "std",
     "sum",

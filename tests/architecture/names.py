@@ -53,6 +53,8 @@ EXPORTED = [
     "session",
     "signals",
     "sliding",
+    "sql",
+    "sql_table",
     "starmap",
     "std",
     "sum",

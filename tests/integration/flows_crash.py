@@ -10,6 +10,7 @@ from pathlib import Path
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
+from millstream.flows.sql import sql_table
 from millstream.flows.windows import tumbling
 from millstream.primitives.schema import Timestamp
 from millstream.primitives.telemetry import set_listener
@@ -61,6 +62,9 @@ def main() -> None:
         flow(world).write("out").stream(until="end", batch_events=BATCH_EVENTS)
     elif what == "batch":
         flow(world).write("out").run()
+    elif "://" in what:
+        sink = sql_table("out", what, create=True)
+        flow(world).write(sink).stream(until="end", batch_events=BATCH_EVENTS)
     elif what.endswith("/"):
         flow(world).write(what).stream(until="end", batch_events=BATCH_EVENTS)
     else:

@@ -58,8 +58,11 @@ class StreamEngine(Protocol):
         process streams the same flow, and StepError.
         """
 
-    def reset(self, name: str) -> None:
-        """Forget the place and the state of a flow; what it has written stays. Raises Fenced while it runs."""
+    def reset(self, name: str, plan: Plan) -> None:
+        """Forget the place and the state of a flow; what it has written stays. Raises Fenced while it runs.
+
+        Output that was promised to the sink of ``plan`` and is not there yet is delivered first.
+        """
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,7 @@ from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, RowCalls, TopicSink, file_sink, is_path
+from millstream.flows.sql import SqlSink
 from millstream.flows.steps import (
     BatchFunction,
     Event,
@@ -79,6 +80,8 @@ class Flow(FlowJoins):
             return sink.topic
         if isinstance(sink, FileSink):
             return PurePath(sink.path).stem
+        if isinstance(sink, SqlSink):
+            return sink.table
         return "unnamed" if self.plan.calls is None else self.plan.calls.calls.name
 
     @property
@@ -220,17 +223,17 @@ class Flow(FlowJoins):
 
     def write(
         self,
-        target: str | PurePath | Named,
+        target: str | PurePath | Named | SqlSink,
         *,
         key: str | None = None,
         partitions: int = 1,
         file_format: str | None = None,
     ) -> Flow:
-        """Name where the output goes: a topic, a file (``.parquet``, ``.csv``, ``.jsonl``, ``.arrow``), or a directory.
+        """Name where the output goes: a topic, a file (``.parquet``, ``.csv``, ``.jsonl``, ``.arrow``), or more.
 
         A topic is made on first use, with ``partitions`` partitions chosen by the column ``key``. A path that ends in
         ``/`` is a directory: each run adds a file of ``file_format`` to it (Parquet unless said otherwise), and a
-        stream one for each micro-batch, exactly once.
+        stream one for each micro-batch, exactly once. ``ms.sql_table("orders", url)`` is a table of a database.
         """
         where = f"step {len(self.plan.steps) + 1}, write"
         if hasattr(target, "row_calls"):
@@ -240,6 +243,15 @@ class Flow(FlowJoins):
                 expected="a topic, a file, or a directory",
                 next_step="to call it for each row, end the flow with .enqueue(task)",
             )
+        if isinstance(target, SqlSink):
+            if (key, partitions, file_format) != (None, 1, None):
+                raise PlanError(
+                    "a table has its key in sql_table(…, key=…), and neither partitions nor a format",
+                    where=where,
+                    expected="none of key=, partitions=, file_format= here",
+                )
+            target.check(self.schema, where=where)
+            return self._ended(replace(self.plan, sink=target), where)
         if key is not None and key not in self.schema.names:
             raise PlanError(
                 f"the key {key!r} is not a column of the output",
@@ -351,9 +363,10 @@ class Flow(FlowJoins):
     def reset(self) -> None:
         """Forget the place and the state that streams of this name have left; their output stays.
 
-        The next stream begins at the first event there is. Raises Fenced while a process streams the flow.
+        The next stream begins at the first event there is. What was committed for a table and is not there yet is
+        delivered first. Raises StepError when that database is away, and Fenced while a process streams the flow.
         """
-        self.engines.stream.reset(self.name)
+        self.engines.stream.reset(self.name, self.plan)
 
     def _events(
         self,
@@ -385,12 +398,12 @@ class Flow(FlowJoins):
         return replace(self, plan=self.plan.then(step))
 
     def _ended(self, plan: Plan, where: str) -> Flow:
-        if isinstance(plan.sink, FileSink) and plan.calls is not None:
+        if isinstance(plan.sink, FileSink | SqlSink) and plan.calls is not None:
             raise PlanError(
                 f"{plan.sink.text()} and {plan.calls.text()} cannot become true together",
                 where=where,
                 expected="a topic: its events and the calls are one commit",
-                next_step="write the file in a flow of its own",
+                next_step="write it in a flow of its own",
             )
         return replace(self, plan=plan)
 

@@ -9,6 +9,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from millstream.flows.sql import SqlSink, SqlSource
 from millstream.primitives.errors import PlanError
 
 FILE_FORMATS = ("parquet", "csv", "jsonl", "arrow")
@@ -76,7 +77,7 @@ class RowsSource:
         return f"rows of {name}"
 
 
-Source = TopicSource | FileSource | TableSource | RowsSource
+Source = TopicSource | FileSource | TableSource | RowsSource | SqlSource
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def file_sink(text: str, file_format: str | None, schema: pa.Schema, *, where: s
     return FileSink(text.rstrip("/"), directory=of_suffix is None, file_format=chosen)
 
 
-Sink = TopicSink | FileSink
+Sink = TopicSink | FileSink | SqlSink
 
 
 class RowCalls(Protocol):

@@ -26,6 +26,7 @@ from millstream.engines.local.flow_sinks import (
     open_topic,
 )
 from millstream.engines.local.flow_sources import ReadFigures, batch_frame
+from millstream.engines.local.flow_sql import write_table
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
 from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import branches
@@ -34,6 +35,7 @@ from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
+from millstream.flows.sql import SqlSink
 from millstream.log.definition import TopicInfo
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.identity import new_id
@@ -101,6 +103,9 @@ class _BatchRun:
                 file, rows = write_file(sink, frame, new_id(self._clock))
                 file.publish()
                 written = _Written(rows)
+                computed_s = self._clock.monotonic_s()
+            elif isinstance(sink, SqlSink):
+                written = _Written(write_table(sink, frame, self._plan.schema))
                 computed_s = self._clock.monotonic_s()
             else:
                 table = to_arrow(frame.collect(engine="streaming"), self._plan.schema)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from millstream.engines.local.flow_file_intake import FileMark
 from millstream.engines.local.flow_files import Written, publish_all
+from millstream.engines.local.flow_sql import Delivery, Packed
 from millstream.engines.local.flow_state import Blob, StateChange
 from millstream.flows.fingerprint import difference
 from millstream.flows.watermark import TIME_MIN
@@ -44,6 +45,8 @@ class Claim:
     """Files of the last commit, as they are named and as they shall be: perhaps not renamed yet."""
     inputs: Mapping[str, FileMark] = field(default_factory=dict)
     """How far files were read, by their paths."""
+    delivery: Delivery | None = None
+    """Rows of the last commit for a table: perhaps not delivered yet."""
 
 
 @dataclass(frozen=True)
@@ -60,6 +63,8 @@ class Step:
     untimed: int
     files: tuple[Written, ...] = ()
     inputs: tuple[FileMark, ...] = ()
+    packed: Packed | None = None
+    """Rows for a table."""
 
 
 def claim(
@@ -129,9 +134,17 @@ def _claiming(
                 "flows/inputs", (flow_id,)
             )
         }
-        return Claim(flow_id, name, epoch, positions, closed, state, files, inputs)
+        return Claim(
+            flow_id, name, epoch, positions, closed, state, files, inputs, _delivery(tx, flow_id)
+        )
 
     return work
+
+
+def _delivery(snapshot: Snapshot, flow_id: int) -> Delivery | None:
+    for number, target, crc, payload in snapshot.run("flows/delivery", (flow_id,)):
+        return Delivery(number, Packed(target, crc, payload))
+    return None
 
 
 def _refuse_difference(name: str, before: tuple[str, ...], now: tuple[str, ...]) -> None:
@@ -163,8 +176,11 @@ def _positions(
     return positions
 
 
-def advance(tx: Transaction, owner: Claim, step: Step) -> None:
-    """Store a micro-batch's effects in ``tx``. Raises Fenced if another process has taken over."""
+def advance(tx: Transaction, owner: Claim, step: Step) -> Delivery | None:
+    """Store a micro-batch's effects in ``tx``; return what is to be delivered to a table behind the commit.
+
+    Raises Fenced if another process has taken over.
+    """
     values = {
         "flow_id": owner.flow_id,
         "epoch": owner.epoch,
@@ -207,10 +223,39 @@ def advance(tx: Transaction, owner: Claim, step: Step) -> None:
             tx.run("flows/state_clear", (owner.flow_id, stage))
         if state.blobs:
             tx.many("flows/state_append", [(owner.flow_id, stage, *blob) for blob in state.blobs])
+    tx.run("flows/delivery_delete", (owner.flow_id,))
+    if step.packed is None:
+        return None
+    packed = step.packed
+    values_of = (owner.flow_id, packed.target, packed.crc, packed.payload)
+    [[number]] = tx.run("flows/delivery_insert", values_of)
+    return Delivery(number, packed)
 
 
-def release(tx: Transaction, owner: Claim) -> None:
-    """Give the flow back, unless another process has it by now."""
+def store_identity(store: Store) -> str:
+    """Return who the store is, to databases of the user."""
+    [[identity]] = store.look("flows/store_identity", ())
+    return str(identity)
+
+
+def undelivered(store: Store, name: str) -> Delivery | None:
+    """Return what the last commit of a flow has for a table."""
+    with store.read() as snapshot:
+        rows = snapshot.run("flows/get", (name,))
+        return _delivery(snapshot, rows[0][0]) if rows else None
+
+
+def refuse_running(store: Store, name: str) -> None:
+    """Raise Fenced while a living process streams the flow."""
+    with store.read() as snapshot:
+        rows = snapshot.run("flows/get", (name,))
+    _refuse_running(store, name, rows[0][2] if rows else None)
+
+
+def release(tx: Transaction, owner: Claim, *, delivered: int = 0) -> None:
+    """Give the flow back, unless another process has it by now; ``delivered`` is the last number that a table has."""
+    if delivered:
+        tx.run("flows/delivery_done", (owner.flow_id, delivered))
     tx.run("flows/release", {"flow_id": owner.flow_id, "epoch": owner.epoch})
 
 
@@ -234,6 +279,7 @@ def forget(store: Store, name: str) -> None:
             tx.run("flows/stages_delete", (flow_id,))
             tx.run("flows/files_delete", (flow_id,))
             tx.run("flows/inputs_delete", (flow_id,))
+            tx.run("flows/delivery_delete", (flow_id,))
 
     store.write(work)
 

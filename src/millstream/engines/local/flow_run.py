@@ -15,6 +15,7 @@ from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import Written, write_file
 from millstream.engines.local.flow_intake import Intakes, Taken
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
+from millstream.engines.local.flow_sql import Delivery, TableWriter
 from millstream.engines.local.flow_steps import to_arrow
 from millstream.engines.local.flow_windowing import Computed, StagedStream, StatelessStream
 from millstream.engines.local.log import LocalLog
@@ -95,6 +96,7 @@ class StreamRun:
         *,
         batch_events: int,
         idle_us: int | None,
+        table: TableWriter | None = None,
     ) -> None:
         """Make missing output topics and load the state."""
         self._log = log
@@ -105,6 +107,7 @@ class StreamRun:
         sink = plan.sink
         self._sink = open_topic(log, sink, plan.schema) if isinstance(sink, TopicSink) else None
         self._directory = sink if isinstance(sink, FileSink) else None
+        self._table = table
         self._calls = plan.calls
         self._failures = Failures(self._clock.now_us)
         self._compute = (
@@ -233,6 +236,8 @@ class StreamRun:
         if self._dead_sink is not None and (letters := self._failures.take()) is not None:
             outputs.append((self._dead_sink, letters))
         files = self._written(computed)
+        # What the database refuses is refused here, while nothing of the micro-batch is stored.
+        packed = None if self._table is None else self._table.write(output)
         step = Step(
             positions={self._intake.places[number]: at for number, at in positions.items()},
             closed_until_us=computed.closed_until_us,
@@ -243,23 +248,27 @@ class StreamRun:
             untimed=computed.untimed,
             files=files,
             inputs=tuple(self._intake.changed) if positions else (),
+            packed=packed,
         )
         recorded = {**delays, "publish": self._published}
 
-        def work(tx: Transaction, staged: list[Staged]) -> None:
-            flow_catalog.advance(tx, self._claim, step)
+        def work(tx: Transaction, staged: list[Staged]) -> Delivery | None:
+            delivery = flow_catalog.advance(tx, self._claim, step)
             for one in staged:
                 one.apply(tx)
             enqueue(tx, messages)
             record_delays(tx, "stream", self._claim.name, recorded)
             reach("flow.applied")
+            return delivery
 
-        # A file that has its name cannot be taken back, so what led to it must not be lost either.
-        durability = Durability.DISK if files else None
-        commit_staged(self._log, outputs, work, durability=durability)
+        # A file that has its name, or a row in a table, cannot be taken back, so what led to it must not be lost.
+        durability = Durability.DISK if files or packed else None
+        delivery = commit_staged(self._log, outputs, work, durability=durability)
         reach("flow.committed")
         for file in files:
             file.publish()
+        if self._table is not None and delivery is not None:
+            self._table.deliver(delivery)
         # The time a commit takes is known only after it, so it is stored by the next one.
         self._published = Histogram()
         self._add(step, delays)

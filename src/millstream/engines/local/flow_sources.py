@@ -16,6 +16,7 @@ import pyarrow as pa
 from millstream.engines.local.flow_expression import compiled, polars_schema
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_rows import rows_frame
+from millstream.engines.local.flow_sql import sql_frame
 from millstream.engines.local.flow_steps import from_arrow, widen, widened_column
 from millstream.engines.local.log import LocalLog
 from millstream.flows.expression import Column, Expression
@@ -30,6 +31,7 @@ from millstream.flows.source import (
     TableSource,
     TopicSource,
 )
+from millstream.flows.sql import SqlSource
 from millstream.log.events import EventBatch
 from millstream.primitives.errors import PlanError
 from millstream.primitives.histogram import Histogram
@@ -142,6 +144,9 @@ def batch_frame(
         case RowsSource():
             figures.expect(None)
             return rows_frame(source, figures.read)
+        case SqlSource():
+            figures.expect(None)
+            return sql_frame(source, figures.read)
 
 
 def _topic_frame(

@@ -7,12 +7,14 @@ from pathlib import PurePath
 from millstream.engines.local.batch import LocalBatch
 from millstream.engines.local.flow_rows import gives_rows, is_table, rows_source
 from millstream.engines.local.flow_sources import file_source, table_source, topic_source
+from millstream.engines.local.flow_sql import sql_source
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream import LocalStream
 from millstream.flows.contract import FlowEngines
 from millstream.flows.flow import Flow
 from millstream.flows.plan import Plan
 from millstream.flows.source import Source
+from millstream.flows.sql import SqlQuery
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike
 
@@ -32,12 +34,21 @@ class LocalFlows:
     def read(
         self, what: object, *, file_format: str | None = None, schema: SchemaLike | None = None
     ) -> Flow:
-        """Return a flow of files (a path, with ``*`` and ``**``, or a directory), of a table in memory, or of dicts.
+        """Return a flow of files (a path, with ``*`` and ``**``, or a directory), of a table in memory,
+        of dicts, or of a query.
 
         Raises PlanError when its format is not known, or there is no such file and no ``schema`` to go by.
         """
         if isinstance(what, str | PurePath):
             return self._flow(file_source(str(what), file_format=file_format, schema=schema))
+        if isinstance(what, SqlQuery):
+            if file_format is not None or schema is not None:
+                raise PlanError(
+                    "a query has its schema in ms.sql(…, schema=…)",
+                    where="read(…)",
+                    expected="neither schema= nor file_format= here",
+                )
+            return self._flow(sql_source(what))
         if schema is not None and file_format is None and gives_rows(what):
             return self._flow(rows_source(what, schema))
         if is_table(what) and (file_format is not None or schema is not None):

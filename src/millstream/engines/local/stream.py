@@ -22,6 +22,12 @@ from millstream.engines.local.flow_file_intake import FILES_ID, FileIntake
 from millstream.engines.local.flow_files import publish_all
 from millstream.engines.local.flow_intake import Intake, Intakes, TopicIntake, places
 from millstream.engines.local.flow_run import StreamRun
+from millstream.engines.local.flow_sql import (
+    Delivery,
+    TableWriter,
+    refuse_undelivered,
+    table_writer,
+)
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream_checks import check_stream
 from millstream.flows.branches import sources
@@ -62,8 +68,10 @@ class LocalStream:
             [(info.id, info.partitions) if info else (FILES_ID, 1) for _, info in opened]
         )
         claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), known)
+        table = None
         try:
             publish_all(claim.files)
+            table = self._resumed(plan, name, claim.delivery)
             at = iter(range(len(known)))
             intakes = [
                 self._intake(source, info, claim, at, bounded=until == "end")
@@ -76,11 +84,15 @@ class LocalStream:
                 Intakes(intakes),
                 batch_events=batch_events,
                 idle_us=idle_us,
+                table=table,
             )
             run.loop(stop=stop, progress=progress)
         finally:
+            delivered = 0 if table is None else table.delivered
+            if table is not None:
+                table.close()
             # After a crash of the process the next one finds that the owner is dead.
-            self._log.store.write(lambda tx: flow_catalog.release(tx, claim))
+            self._log.store.write(lambda tx: flow_catalog.release(tx, claim, delivered=delivered))
         return run.report()
 
     def _opened(self, source: Source) -> tuple[Source, TopicInfo | None]:
@@ -107,6 +119,24 @@ class LocalStream:
         }
         return TopicIntake(self._log, info, offsets=offsets, bounded=bounded)
 
-    def reset(self, name: str) -> None:
+    def _resumed(self, plan: Plan, name: str, delivery: Delivery | None) -> TableWriter | None:
+        """Connect to the table that the plan ends in, if it does, and deliver what the last commit has for it."""
+        store = flow_catalog.store_identity(self._log.store)
+        table = table_writer(plan, store=store, flow=name)
+        if table is None:
+            refuse_undelivered(delivery)
+            return None
+        try:
+            table.resume(delivery)
+        except BaseException:
+            table.close()
+            raise
+        return table
+
+    def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and state of a flow; its output stays. Raises Fenced while it runs."""
+        flow_catalog.refuse_running(self._log.store, name)
+        delivery = flow_catalog.undelivered(self._log.store, name)
+        if delivery is not None and (table := self._resumed(plan, name, delivery)) is not None:
+            table.close()
         flow_catalog.forget(self._log.store, name)

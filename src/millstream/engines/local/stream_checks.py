@@ -18,6 +18,7 @@ from millstream.flows.source import (
     TopicSink,
     TopicSource,
 )
+from millstream.flows.sql import SqlSource
 from millstream.flows.steps import Limit, Sort
 from millstream.primitives.errors import PlanError
 
@@ -28,7 +29,7 @@ def check_stream(plan: Plan) -> None:
     _check_merging(plan)
     found = sources(plan)
     for source in found:
-        if isinstance(source, TableSource | RowsSource):
+        if isinstance(source, TableSource | RowsSource | SqlSource):
             raise PlanError(
                 f"{source.text()} cannot be streamed: it does not grow",
                 where="read",
@@ -39,7 +40,7 @@ def check_stream(plan: Plan) -> None:
         raise PlanError(
             "a stream has nowhere to put its output" if sink is None else sink.text(),
             where="write",
-            expected="a topic, a directory of files or a task: a single file would never be finished",
+            expected="a topic, a directory, a table or a task: a single file would never be finished",
             next_step='end the flow with .write("topic"), .write("directory/") or .enqueue(task)',
         )
     if any(_reads_what_is_written(source, plan) for source in found):

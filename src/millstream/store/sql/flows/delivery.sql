@@ -1,0 +1,3 @@
+SELECT number, target, crc, payload
+FROM flow_delivery
+WHERE flow_id = ?

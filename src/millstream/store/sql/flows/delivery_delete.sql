@@ -1,0 +1,2 @@
+DELETE FROM flow_delivery
+WHERE flow_id = ?

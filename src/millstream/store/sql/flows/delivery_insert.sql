@@ -1,0 +1,3 @@
+INSERT INTO flow_delivery (flow_id, target, crc, payload)
+VALUES (?, ?, ?, ?)
+RETURNING number

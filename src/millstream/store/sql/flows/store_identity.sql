@@ -1,0 +1,2 @@
+SELECT id
+FROM store_identity
