@@ -21,7 +21,8 @@ PIP    := $(BIN)/python -m pip --disable-pip-version-check
 LOCKED := $(PIP) install --quiet --no-deps --no-build-isolation --require-hashes --use-pep517
 MYSELF := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 UV     := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
-          --no-header --no-emit-index-url --no-emit-find-links --excludes requirements/excludes.txt
+          --no-header --no-emit-index-url --no-emit-find-links
+LEAN   := --excludes requirements/excludes.txt
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -80,8 +81,8 @@ package: $(VENV)/.dev ## build the wheel and the source archive in dist/
 lock: $(VENV)/.lock ## renew the lock files (ARGS="--upgrade" takes newer versions)
 	$(UV) $(ARGS) --group build -o requirements/build.txt
 	$(UV) $(ARGS) --group lock -o requirements/lock.txt
-	$(UV) $(ARGS) --extra demo --extra django --extra sql --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
-	$(UV) $(ARGS) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
+	$(UV) $(LEAN) $(ARGS) --extra demo --extra django --extra sql --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
+	$(UV) $(LEAN) $(ARGS) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
 	$(UV) $(ARGS) --group bench -c requirements/dev.txt -o requirements/bench.txt
 	$(UV) $(ARGS) --group honker -o requirements/honker.txt
 

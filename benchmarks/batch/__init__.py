@@ -1,0 +1,1 @@
+"""TPC-H queries as batches: flows beside Polars, DuckDB, Dask and Spark."""
