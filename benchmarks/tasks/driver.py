@@ -12,8 +12,6 @@ from __future__ import annotations
 import gc
 import json
 import os
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +20,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.harness import ROOT, Unavailable, Values, reason_of
+from benchmarks.drivers import answer_of
+from benchmarks.harness import Values, reason_of
 from benchmarks.programs import cpu_s, descendants, tail, until
 from benchmarks.tasks.contract import (
     NO_OP,
@@ -61,37 +60,7 @@ class Job:
 def drive(job: Job, directory: Path) -> Values:
     """Measure in a fresh process. Raises Unavailable with the reason, or when it takes longer than the job may."""
     command = [sys.executable, "-m", "benchmarks.tasks.driver", json.dumps(asdict(job))]
-    process = subprocess.Popen(
-        [*command, str(directory)],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    try:
-        output, errors = process.communicate(timeout=job.timeout_s)
-    except BaseException as error:
-        # The driver leads a group of its own: its servers and workers end with it.
-        os.killpg(process.pid, signal.SIGKILL)
-        process.communicate()
-        if isinstance(error, subprocess.TimeoutExpired):
-            raise Unavailable(f"not done within {job.timeout_s:.0f} s") from error
-        raise
-    return values_of(output, errors)
-
-
-def values_of(output: str, errors: str) -> Values:
-    """Return what the last line of a driver says. Raises Unavailable with its reason."""
-    lines = output.splitlines()
-    try:
-        answer = json.loads(lines[-1])
-    except (IndexError, json.JSONDecodeError) as error:
-        said = " ".join(errors.split())[-120:]
-        raise RuntimeError(f"its driver ended without an answer: {said}") from error
-    if "reason" in answer:
-        raise Unavailable(answer["reason"])
-    values: Values = answer["values"]
+    values: Values = answer_of([*command, str(directory)], timeout_s=job.timeout_s)["values"]
     return values
 
 

@@ -6,9 +6,10 @@ import json
 
 import pytest
 
+from benchmarks.drivers import answer_in
 from benchmarks.harness import OWN, Outcome, Settings, Unavailable
 from benchmarks.tasks.contract import NO_OP, SPIN_20, USUAL
-from benchmarks.tasks.driver import drained, values_of
+from benchmarks.tasks.driver import drained
 from benchmarks.tasks.systems import CELERY_ON_REDIS, OWN_SYSTEMS, PEERS, system_named
 from benchmarks.tasks.throughput import amounts_note, drain_figure, systems, times_celery
 
@@ -76,12 +77,13 @@ def test_peers_are_chosen_by_a_pattern(tmp_path):
 
 
 def test_a_driver_answers_with_values_or_a_reason():
-    assert values_of('a banner\n{"values": {"send": 2.0}}\n', "") == {"send": 2.0}
+    answer = answer_in('a banner\n{"values": {"send": 2.0}}\n', "")
+    assert answer == {"values": {"send": 2.0}}
     with pytest.raises(Unavailable, match="not installed"):
-        values_of(json.dumps({"reason": "not installed"}), "")
+        answer_in(json.dumps({"reason": "not installed"}), "")
 
 
 @pytest.mark.parametrize("output", ["", "Segmentation fault"])
 def test_a_driver_without_an_answer_tells_its_last_words(output: str):
     with pytest.raises(RuntimeError, match="without an answer: killed by a signal"):
-        values_of(output, "killed by\na signal")
+        answer_in(output, "killed by\na signal")
