@@ -40,6 +40,8 @@ class Settings:
     with_peers: bool = True
     against: str = "*"
     """Only the peers whose names fit this pattern."""
+    scale: float = 1.0
+    """How large the data is, where a benchmark has a measure for it."""
 
     def scaled(self, full: int, quick: int) -> int:
         """Return a number of events: ``full``, or ``quick`` in a smoke test."""
@@ -140,7 +142,9 @@ def run_rounds(contenders: Sequence[Contender], settings: Settings, *, title: st
     rounds: dict[str, list[Values]] = {}
     reasons: dict[str, str] = {}
     for number in range(settings.rounds):
-        for contender in contenders:
+        first = number % max(1, len(contenders))
+        # Who comes first changes, so that nobody is always the one who follows the same other.
+        for contender in [*contenders[first:], *contenders[:first]]:
             if contender.name in reasons:
                 continue
             progress(f"{title}: round {number + 1} of {settings.rounds}, {contender.name}")
