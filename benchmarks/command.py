@@ -7,7 +7,7 @@ import shutil
 import signal
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,16 +20,28 @@ from benchmarks.report import as_json, print_table
 _QUICK: Mapping[str, Any] = {"rounds": 1, "seconds": 0.05, "warm_up_s": 0.02}
 _EXPLAINED = (
     "First the median of the rounds, then their smallest and largest. In a round all take turns, each in a fresh "
-    "directory on one disk, with Python's garbage collector as it is by default.",
+    "directory on one disk, with Python's garbage collector as it is by default."
+)
+_DURABILITY = (
     "durability=process: what was acknowledged survives kill -9; durability=disk: a power loss, too.",
     "How each peer reaches that, and what a batch is to it, stands at the top of its file in benchmarks/peers.",
 )
 
 
 def bench_command(
-    bench: str, scenarios: Mapping[str, Scenario], *, rounds_usual: int = ROUNDS
+    bench: str,
+    scenarios: Mapping[str, Scenario],
+    *,
+    rounds_usual: int = ROUNDS,
+    scale_quick: float | None = None,
+    explained: Sequence[str] = _DURABILITY,
 ) -> click.Command:
-    """Return the command that runs these scenarios and prints their figures."""
+    """Return the command that runs these scenarios and prints their figures.
+
+    With ``scale_quick``, the scale of a smoke test, it has an option for the scale of the data. ``explained`` is what
+    has to be known to read the figures, beside how rounds are made.
+    """
+    scaled = click.option("--scale", type=float, help="How large the data is; 1 unless said.")
 
     @click.command(help=f"Run the benchmark {bench}: a table, and last one line of JSON.")
     @click.option(
@@ -52,6 +64,7 @@ def bench_command(
         peers: bool,
         against: str,
         directory: Path | None,
+        scale: float | None = None,
     ) -> None:
         chosen = {name: run for name, run in scenarios.items() if fnmatch.fnmatch(name, only)}
         if not chosen:
@@ -64,18 +77,22 @@ def bench_command(
         signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
         place = Path(tempfile.mkdtemp(prefix=f"bench-{bench}-", dir=parent))
         try:
-            scale = dict(_QUICK) if quick else {"rounds": rounds_usual}
-            asked = {"rounds": rounds, "seconds": seconds}
-            scale = scale | {name: value for name, value in asked.items() if value is not None}
-            settings = Settings(place, quick=quick, with_peers=peers, against=against, **scale)
-            _run(bench, chosen, settings)
+            amounts: dict[str, Any] = dict(_QUICK) if quick else {"rounds": rounds_usual}
+            if quick and scale_quick is not None:
+                amounts["scale"] = scale_quick
+            asked = {"rounds": rounds, "seconds": seconds, "scale": scale}
+            amounts |= {name: value for name, value in asked.items() if value is not None}
+            settings = Settings(place, quick=quick, with_peers=peers, against=against, **amounts)
+            _run(bench, chosen, settings, explained)
         finally:
             shutil.rmtree(place, ignore_errors=True)
 
-    return command
+    return command if scale_quick is None else scaled(command)
 
 
-def _run(bench: str, scenarios: Mapping[str, Scenario], settings: Settings) -> None:
+def _run(
+    bench: str, scenarios: Mapping[str, Scenario], settings: Settings, explained: Sequence[str]
+) -> None:
     before = machine.load()
     figures: list[Figure] = []
     for name, scenario in scenarios.items():
@@ -83,7 +100,7 @@ def _run(bench: str, scenarios: Mapping[str, Scenario], settings: Settings) -> N
             print(f"{bench}: {name}", file=sys.stderr, flush=True)
         figures.extend(scenario(settings))
     here = machine.describe(settings.directory)
-    notes = [*_EXPLAINED, f"load average before: {before}; after: {machine.load()}"]
+    notes = [_EXPLAINED, *explained, f"load average before: {before}; after: {machine.load()}"]
     if settings.quick:
         notes.append("A quick run: these figures mean nothing.")
     print_table(bench, here, figures, notes)

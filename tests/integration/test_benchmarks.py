@@ -182,6 +182,23 @@ def test_flows(tmp_path: Path):
     assert figures[0]["peers"]["polars"] > 0
 
 
+def test_batches(tmp_path: Path):
+    # Two peers, those that start no processes.
+    figures = run("batch", tmp_path, "--against", "*[sb]")["figures"]
+    for figure in figures:
+        check(figure)
+    targets = {figure["name"]: figure["target"] for figure in figures if figure["target"]}
+    assert targets == {"all queries: our time over that of plain Polars": 1.3}
+    peers = figures[0]["peers"]
+    assert set(peers) == {"polars", "duckdb"}
+    assert all(peers.values()), figures[0]["notes"]
+
+
+def test_the_scale_can_be_chosen(tmp_path: Path):
+    [figure, *_] = run("batch", tmp_path, "--no-peers", "--scale", "0.001")["figures"]
+    assert figure["notes"][0].startswith("scale 0.001, 7,")
+
+
 def test_one_scenario_without_peers(tmp_path: Path):
     [figure, *_] = run("log", tmp_path, "--only", "append", "--no-peers")["figures"]
     assert figure["peers"] == {}
