@@ -19,10 +19,14 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
 # --no-deps: the lock files are complete, so pip has nothing to look for.
 LOCKED := $(PIP) install --quiet --no-deps --no-build-isolation --require-hashes --use-pep517
+PEER_PIP := pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --require-hashes --use-pep517
 MYSELF := $(PIP) install --quiet --no-deps --no-build-isolation --editable .
 UV     := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --generate-hashes \
           --no-header --no-emit-index-url --no-emit-find-links
 LEAN   := --excludes requirements/excludes.txt
+# Engines whose packages contradict each other: each has a lock file and an environment of its own in PEERS.
+PEERS  := $(VENV)/peers
+ENGINES := bytewax flink pathway pyspark
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
@@ -71,7 +75,7 @@ soak: $(VENV)/.dev ## kill processes and cut the power for long: make soak SEEDS
 	MILLSTREAM_SEEDS=$(SEEDS) MILLSTREAM_SECONDS=$(SECONDS) MILLSTREAM_LEDGER_TASKS=$(TASKS) \
 	  MILLSTREAM_LEDGER_KILLS=$(KILLS) $(BIN)/python -m pytest $(SOAK) -v $(ARGS)
 
-bench: $(VENV)/.bench ## run a benchmark beside its peers: make bench NAME=log
+bench: $(VENV)/.bench $(if $(filter stream,$(NAME)),$(ENGINES:%=$(PEERS)/%/.installed)) ## run a benchmark beside its peers: make bench NAME=log
 	@test -n "$(NAME)" || { echo "error: which benchmark? For example: make bench NAME=log" >&2; exit 2; }
 	@$(BIN)/python -m benchmarks.$(NAME) $(ARGS)
 
@@ -79,12 +83,14 @@ package: $(VENV)/.dev ## build the wheel and the source archive in dist/
 	$(BIN)/python -m build --no-isolation
 
 lock: $(VENV)/.lock ## renew the lock files (ARGS="--upgrade" takes newer versions)
-	$(UV) $(ARGS) --group build -o requirements/build.txt
-	$(UV) $(ARGS) --group lock -o requirements/lock.txt
+	$(UV) $(LEAN) $(ARGS) --group build -o requirements/build.txt
+	$(UV) $(LEAN) $(ARGS) --group lock -o requirements/lock.txt
 	$(UV) $(LEAN) $(ARGS) --extra demo --extra django --extra sql --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
 	$(UV) $(LEAN) $(ARGS) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
-	$(UV) $(ARGS) --group bench -c requirements/dev.txt -o requirements/bench.txt
-	$(UV) $(ARGS) --group honker -o requirements/honker.txt
+	$(UV) $(LEAN) $(ARGS) --group bench -c requirements/dev.txt -o requirements/bench.txt
+	$(UV) $(LEAN) $(ARGS) --group honker -o requirements/honker.txt
+	@# Without the exclusions: Pathway and Flink import pandas.
+	for engine in $(ENGINES); do $(UV) $(ARGS) --group $$engine -o requirements/$$engine.txt || exit 1; done
 
 clean: ## remove .venv, caches and everything that was built
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
@@ -119,6 +125,11 @@ $(VENV)/.bench: requirements/bench.txt requirements/honker.txt $(VENV)/.dev
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(LOCKED) -r requirements/honker.txt 2>$(VENV)/honker.log || \
 	  echo "note: honker cannot be installed here (no wheel fits and no Rust builds it); the benchmark runs without this peer."
 	@touch $@
+
+$(PEERS)/%/.installed: requirements/%.txt requirements/build.txt | $(BIN)/python
+	@$(BIN)/python -m venv $(@D) && \
+	  $(@D)/bin/python -m $(PEER_PIP) -r requirements/build.txt && $(@D)/bin/python -m $(PEER_PIP) -r requirements/$*.txt && \
+	  touch $@ || echo "note: $* cannot be installed here; the benchmark runs without this peer."
 
 $(VENV)/.lock: requirements/lock.txt | $(BIN)/python
 	$(LOCKED) -r requirements/lock.txt

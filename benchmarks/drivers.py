@@ -12,7 +12,7 @@ import subprocess
 from collections.abc import Sequence
 from typing import Any
 
-from benchmarks.harness import ROOT, Unavailable
+from benchmarks.harness import ROOT, Unavailable, Values
 
 _SAID_LENGTH = 120
 
@@ -22,6 +22,7 @@ def answer_of(command: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
     process = subprocess.Popen(
         command,
         cwd=ROOT,
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -37,6 +38,12 @@ def answer_of(command: Sequence[str], *, timeout_s: float) -> dict[str, Any]:
             raise Unavailable(f"not done within {timeout_s:.0f} s") from error
         raise
     return answer_in(output, errors)
+
+
+def values_of(command: Sequence[str], *, timeout_s: float) -> Values:
+    """Run a driver and return the values of its answer. Raises Unavailable like ``answer_of``."""
+    values: Values = answer_of(command, timeout_s=timeout_s)["values"]
+    return values
 
 
 def answer_in(output: str, errors: str) -> dict[str, Any]:

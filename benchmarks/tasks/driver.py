@@ -20,7 +20,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.drivers import answer_of
+from benchmarks.drivers import values_of
 from benchmarks.harness import Values, reason_of
 from benchmarks.programs import cpu_s, descendants, tail, until
 from benchmarks.tasks.contract import (
@@ -60,8 +60,7 @@ class Job:
 def drive(job: Job, directory: Path) -> Values:
     """Measure in a fresh process. Raises Unavailable with the reason, or when it takes longer than the job may."""
     command = [sys.executable, "-m", "benchmarks.tasks.driver", json.dumps(asdict(job))]
-    values: Values = answer_of([*command, str(directory)], timeout_s=job.timeout_s)["values"]
-    return values
+    return values_of([*command, str(directory)], timeout_s=job.timeout_s)
 
 
 @dataclass(slots=True)

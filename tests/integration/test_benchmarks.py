@@ -12,10 +12,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import polars as pl
 import pytest
 
 from benchmarks.harness import Unavailable
 from benchmarks.peers.redis_server import redis_server
+from benchmarks.stream.contract import PEERS_VARIABLE, Peer
+from benchmarks.stream.events import INTEGER, write_events
+from benchmarks.stream.every import PLAIN
+from benchmarks.stream.throughput import Case, measure_windows
 from benchmarks.tasks.contract import KINDS, SPIN_20, USUAL, Amounts
 from benchmarks.tasks.driver import BULK, COST, MEDIAN, SEND, TAIL, Job, drained, drive
 from tests.architecture.tree import ROOT
@@ -197,6 +202,42 @@ def test_batches(tmp_path: Path):
 def test_the_scale_can_be_chosen(tmp_path: Path):
     [figure, *_] = run("batch", tmp_path, "--no-peers", "--scale", "0.001")["figures"]
     assert figure["notes"][0].startswith("scale 0.001, 7,")
+
+
+def test_streams_beside_each_other(tmp_path: Path):
+    # One peer, the one that needs nothing: the others are engines in environments of their own.
+    figures = run("stream", tmp_path, "--against", "plain Python")["figures"]
+    for figure in figures:
+        check(figure)
+    targets = {figure["name"]: figure["target"] for figure in figures if figure["target"]}
+    assert targets == {
+        "windows, integer keys, micro-batches of 10000": 8e6,
+        "windows, integer keys, micro-batches of 100000": 8e6,
+        "most memory of it, integer keys": pytest.approx(500e6 / 2**20),
+        "windows, string keys, micro-batches of 10000": 5e6,
+        "windows, string keys, micro-batches of 100000": 5e6,
+        "most memory of it, string keys": pytest.approx(500e6 / 2**20),
+        "append to result in another process, p50, process": 2.0,
+        "append to result in another process, p99, process": 10.0,
+        "append to result in another process, p99, disk": 20.0,
+        "the flights through the demo's stream": 2.0,
+    }
+    assert all(figure["peers"]["plain Python"] > 0 for figure in figures if figure["peers"])
+
+
+def test_an_engine_that_is_not_installed_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(PEERS_VARIABLE, str(tmp_path))
+    with pytest.raises(Unavailable, match=r"requirements/pathway\.txt"):
+        Peer("pathway", "peers.pathway_flow", "pathway").python()
+
+
+def test_a_stream_that_gives_something_else_has_no_figure(tmp_path: Path):
+    write_events(tmp_path / "1000", 1_000, INTEGER)
+    expected = {1_000: pl.DataFrame({name: [0] for name in ("start_us", "key", "hits", "total")})}
+    place = tmp_path / "run"
+    place.mkdir()
+    with pytest.raises(RuntimeError, match="a wrong result: "):
+        measure_windows(Case(INTEGER, tmp_path, expected), PLAIN, 1_000, place)
 
 
 def test_one_scenario_without_peers(tmp_path: Path):
