@@ -6,9 +6,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
+from benchmarks.drivers import values_of
 from benchmarks.harness import OWN, Contender, Figure, Settings, Values, run_rounds
 from benchmarks.peers.contract import DISK
-from benchmarks.drivers import values_of
 from benchmarks.stream.contract import Job
 from benchmarks.stream.every import OURS
 from benchmarks.stream.own import FILL_FLIGHTS, FLIGHTS, SECONDS

@@ -10,6 +10,7 @@ from typing import TypeAlias
 
 import polars as pl
 
+from benchmarks.drivers import values_of
 from benchmarks.harness import (
     OWN,
     Contender,
@@ -21,7 +22,6 @@ from benchmarks.harness import (
     run_rounds,
 )
 from benchmarks.peers.contract import PROCESS
-from benchmarks.drivers import values_of
 from benchmarks.stream.contract import PEAK, RATE, WINDOWS, Job, Peer
 from benchmarks.stream.events import INTEGER, KEYS, STRING, write_events
 from benchmarks.stream.every import OURS, PLAIN, wanted
