@@ -18,7 +18,7 @@ import pyarrow as pa
 
 from millstream.flows.expression import Expression
 from millstream.flows.merging import JoinSource, UnionSource
-from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.plan import Plan
 from millstream.flows.source import Source
 from millstream.flows.steps import Step
 from millstream.primitives.schema import describe
@@ -51,14 +51,11 @@ class Anchor:
 
 def branches(plan: Plan) -> tuple[Branch, ...]:
     """Return the branches of a plan, the left side of a join before the right."""
-    at = plan.aggregation_at()
-    own = plan.steps if at is None else plan.steps[:at]
+    stateful = plan.stateful()
+    at = min(stateful, default=len(plan.steps))
+    own = plan.steps[:at]
     numbers = tuple(range(1, len(own) + 1))
-    time = None
-    if at is not None:
-        aggregation = plan.steps[at]
-        assert isinstance(aggregation, Aggregation)
-        time = None if aggregation.window is None else aggregation.window.on
+    time = stateful[at].time if at in stateful else None
     match plan.source:
         case JoinSource() as join:
             times = (None, None) if join.time is None else (join.time.left, join.time.right)
@@ -102,4 +99,4 @@ def _identity(source: Source) -> str:
 
 def is_stateful(plan: Plan) -> bool:
     """Return whether a stream of the plan keeps more than its place."""
-    return isinstance(plan.source, JoinSource) or plan.aggregation_at() is not None
+    return isinstance(plan.source, JoinSource) or bool(plan.stateful())

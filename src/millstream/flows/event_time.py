@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 from millstream.flows.branches import Anchor, Branch
 from millstream.flows.expression import Column, Expression, columns_of, substituted
+from millstream.flows.keyed import Process
 from millstream.flows.merging import JoinSource
-from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.plan import Plan
 from millstream.flows.steps import AsofJoin, Explode, Filter, Join, Select, Step, WithColumns
 from millstream.flows.windows import WINDOW_END, WINDOW_START
 
@@ -29,19 +30,23 @@ def event_time_anchor(branch: Branch) -> Anchor | None:
 
 
 def inherited_time(plan: Plan, before: int, at: int) -> str | None:
-    """Return which column of what stands at ``before`` is the event time of the aggregation ``at``; None if none is.
+    """Return which column of what stands at ``before`` is the event time of the step ``at``; None if none is.
 
-    ``before`` is an aggregation, or -1 for the join that the plan begins with. Only the start and the end of windows
-    will do, and the event times of a join: of them it is known what can still come.
+    ``before`` is a step that keeps state, or -1 for the join that the plan begins with. Of what it gives it must be
+    known what can still come: that is so for the start and the end of windows, the event times of a join, and the
+    column that ``process`` gives under the name of its time.
     """
-    aggregation = plan.steps[at]
-    assert isinstance(aggregation, Aggregation)
-    assert aggregation.window is not None
-    anchor = _traced(plan.steps, Column(aggregation.window.on), first=before + 1, last=at)
+    stateful = plan.stateful()
+    behind = stateful[at].time
+    assert behind is not None
+    anchor = _traced(plan.steps, Column(behind), first=before + 1, last=at)
     time = anchor.time
+    known: set[str | None]
     if before < 0:
         assert isinstance(plan.source, JoinSource)
         known = set(plan.source.times())
+    elif isinstance(step := stateful[before], Process):
+        known = {step.time} & set(step.schema.names)
     else:
         known = {WINDOW_START, WINDOW_END}
     if not isinstance(time, Column) or time.name not in known:

@@ -1,10 +1,10 @@
 """Whether a stream may go on from the state that another plan of its name has left.
 
-The state of a stream is what the aggregations have gathered, so everything before and in the last
-aggregation must be the same: the source, each step's text, the window, the keys and the
-aggregates; for a join of two streams, both its sides and how they are joined. What comes after it may change, and so
-may the rows of a joined table and the code of a ``map_batches`` function. A stream without either keeps nothing but its
-place in the sources, so there only the sources must be the same.
+The state of a stream is what aggregations have gathered and functions remember, so everything before and in the last
+step that keeps state must be the same: the source, each step's text, the window, the keys and the aggregates; of a
+``process`` that is the last one its key, time and type of state; of a join of two streams both its sides and how they
+are joined. What comes after it may change, and so may the rows of a joined table and the code of a function. A stream
+without state keeps nothing but its place in the sources, so there only the sources must be the same.
 """
 
 from __future__ import annotations
@@ -19,9 +19,12 @@ def fingerprint(plan: Plan) -> tuple[str, ...]:
     """Return the texts that must not change while there is state."""
     if not is_stateful(plan):
         return (", ".join(source.text() for source in sources(plan)),)
-    last = max(plan.aggregations_at(), default=-1)
-    steps = plan.steps[: last + 1]
-    return (plan.source.text(), *(step.text() for step in steps))
+    stateful = plan.stateful()
+    if not stateful:
+        return (plan.source.text(),)
+    last = max(stateful)
+    texts = [step.text() for step in plan.steps[:last]]
+    return (plan.source.text(), *texts, stateful[last].kept_text())
 
 
 def difference(before: tuple[str, ...], now: tuple[str, ...]) -> str | None:

@@ -19,7 +19,9 @@ from millstream.flows.contract import FlowEngines, Stop, collected
 from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
 from millstream.flows.flow_joins import FlowJoins, names_of
+from millstream.flows.flow_keyed import KeyedFlow
 from millstream.flows.grouped import GroupedFlow, WindowedFlow
+from millstream.flows.keyed import Keyed
 from millstream.flows.kinds import LiteralValue, widened_schema
 from millstream.flows.limits import BATCH_EVENTS
 from millstream.flows.merging import JoinSource, UnionSource
@@ -40,6 +42,7 @@ from millstream.flows.steps import (
     Sort,
     Step,
     WithColumns,
+    refuse_uncallable,
 )
 from millstream.flows.windows import Windows
 from millstream.primitives.duration import Duration, duration_us
@@ -122,7 +125,7 @@ class Flow(FlowJoins):
 
         The door to everything the expressions cannot say. A batch of another schema is a StepError.
         """
-        _refuse_uncallable(
+        refuse_uncallable(
             function, self._where("map_batches"), "from an iterator of record batches to one"
         )
         return self._then(MapBatches(function, widened_schema(to_arrow_schema(schema))))
@@ -212,6 +215,30 @@ class Flow(FlowJoins):
         window = Window(windows, on, late_us, keep_late)
         window.check(self.schema, where=where)
         return WindowedFlow(self, window)
+
+    def key_by(
+        self,
+        *keys: str,
+        time: str | None = None,
+        late: Duration = "0s",
+        keep_late: bool = False,
+        ttl: Duration | None = None,
+    ) -> KeyedFlow:
+        """Say which events belong together, for functions that remember: follow with ``process``.
+
+        ``time`` is the event time: all events come in its order, once the watermark has passed them, so a stream gives
+        what a batch gives. A stream waits ``late`` of event time for events out of order; those that come later are
+        counted and, with ``keep_late``, written to ``<flow>.late``. Events of one key and one time come as they lie in
+        their partition. Without ``time`` events come as they arrive, at once.
+
+        ``ttl`` forgets a key that has had no event, and has no timer, for so long. A null key is a key; without keys
+        all events belong together. Raises PlanError for what does not fit.
+        """
+        keyed = Keyed(
+            keys, time, duration_us(late), keep_late, None if ttl is None else duration_us(ttl)
+        )
+        keyed.check(self.schema, where=self._where("key_by"))
+        return KeyedFlow(self, keyed)
 
     def group_by(self, *keys: str | Expression, **named: Expression) -> GroupedFlow:
         """Group rows by keys; a null key is a group. Follow with ``agg``."""
@@ -376,7 +403,7 @@ class Flow(FlowJoins):
         on_error: str,
         concurrency: int = 1,
     ) -> Flow:
-        _refuse_uncallable(function, self._where(kind), "of one event, a dict")
+        refuse_uncallable(function, self._where(kind), "of one event, a dict")
         declared = widened_schema(to_arrow_schema(schema))
         return self._then(MapEvents(function, declared, kind, on_error, concurrency))
 
@@ -406,13 +433,6 @@ class Flow(FlowJoins):
                 next_step="write it in a flow of its own",
             )
         return replace(self, plan=plan)
-
-
-def _refuse_uncallable(function: object, where: str, expected: str) -> None:
-    if not callable(function):
-        raise PlanError(
-            f"{function!r} cannot be called", where=where, expected=f"a function {expected}"
-        )
 
 
 def _is_windows(windows: object) -> bool:

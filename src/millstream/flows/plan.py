@@ -8,12 +8,14 @@ does not fit. Every step has a canonical ``text()``; two plans with equal texts 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import pyarrow as pa
 
 from millstream.flows.aggregate import Aggregate, aggregate_kind
 from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_event_time, infer
+from millstream.flows.keyed import Process
 from millstream.flows.kinds import INTEGER, TEXT, is_ordered, python_type
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.source import CallSink, RowCalls, Sink, Source
@@ -60,6 +62,31 @@ class Aggregation:
     aggregates: tuple[tuple[str, Aggregate], ...]
     name: str = field(default="agg", init=False)
 
+    @property
+    def time(self) -> str | None:
+        """The column of the event time, if there is a window."""
+        return None if self.window is None else self.window.on
+
+    @property
+    def late_us(self) -> int:
+        """How long a stream waits for late events."""
+        return 0 if self.window is None else self.window.late_us
+
+    @property
+    def keep_late(self) -> bool:
+        """Whether events that come later are written somewhere."""
+        return self.window is not None and self.window.keep_late
+
+    def keeping_late(self) -> Aggregation:
+        """Return it with late events written, which changes nothing else."""
+        if self.window is None:
+            return self
+        return replace(self, window=replace(self.window, keep_late=True))
+
+    def kept_text(self) -> str:
+        """Return what must not change while there is state."""
+        return self.text()
+
     def text(self) -> str:
         """Return the canonical text."""
         window = "" if self.window is None else f"{self.window.text()}."
@@ -99,6 +126,10 @@ class Aggregation:
         return pa.schema(fields)
 
 
+Stateful: TypeAlias = Aggregation | Process
+"""A step that remembers what it has seen."""
+
+
 @dataclass(frozen=True)
 class Plan:
     """A source, steps in order, and once there are: a sink, and a task that is called for each row. Immutable."""
@@ -131,13 +162,13 @@ class Plan:
         step.output(self.schema, where=where)
         return replace(self, steps=(*self.steps, step))
 
-    def aggregations_at(self) -> list[int]:
-        """Return the indices of the aggregations."""
-        return [n for n, step in enumerate(self.steps) if isinstance(step, Aggregation)]
+    def stateful(self) -> dict[int, Stateful]:
+        """Return the steps that keep state, by their indices."""
+        return {n: step for n, step in enumerate(self.steps) if isinstance(step, Stateful)}
 
-    def aggregation_at(self) -> int | None:
-        """Return the index of the first aggregation, or None."""
-        return next(iter(self.aggregations_at()), None)
+    def first_stateful(self) -> Stateful | None:
+        """Return the first of them, or None."""
+        return next(iter(self.stateful().values()), None)
 
 
 def calls_of_rows(

@@ -357,6 +357,14 @@ class Limit:
         return schema
 
 
+def refuse_uncallable(function: object, where: str, expected: str) -> None:
+    """Raise PlanError unless it can be called; ``expected`` says with what."""
+    if not callable(function):
+        raise PlanError(
+            f"{function!r} cannot be called", where=where, expected=f"a function {expected}"
+        )
+
+
 def named_text(columns: tuple[tuple[str, Expression], ...]) -> str:
     """Return named expressions as text: a column under its own name by its name alone."""
     return ", ".join(

@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 
 TIME_MIN = -(2**63)
 """No event yet. Also what a window's end can never be at or before."""
+TIME_MAX = 2**63 - 1
+"""Behind everything."""
 
 
 @dataclass(frozen=True)

@@ -2,43 +2,70 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, TypeAlias
 
 import polars as pl
+import pyarrow as pa
 
 from millstream.engines.local.flow_aggregate import GroupKernel
+from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_join_state import JoinState
 from millstream.engines.local.flow_joining import JoinKernel
+from millstream.engines.local.flow_keyed import KeyedRunner
+from millstream.engines.local.flow_keyed_state import KeyedState
+from millstream.engines.local.flow_process_stage import waiting_rows
 from millstream.engines.local.flow_state import Blob, WindowState
+from millstream.flows.keyed import Process
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.watermark import TIME_MIN
 from millstream.primitives.errors import ConfigurationError
 from millstream.store import Store
 
+Rows: TypeAlias = list[dict[str, Any]]
+Blobs: TypeAlias = list[Blob]
+Reader: TypeAlias = Callable[[int, Blobs, str], Rows]
 
-def held_rows(store: Store, plan: Plan, name: str, state: int) -> list[dict[str, Any]]:
+
+def held_rows(store: Store, plan: Plan, name: str, state: int) -> Rows:
     """Return the rows of one state of a flow: see ``FlowTest.held``. Raises ConfigurationError if there is none."""
-    join = plan.source if isinstance(plan.source, JoinSource) else None
-    sides = 0 if join is None else 2
-    ats = plan.aggregations_at()
-    if not 0 <= state < sides + len(ats):
+    readers = [*_readers(plan)]
+    if not 0 <= state < len(readers):
         raise ConfigurationError(
             f"the flow has no state {state}",
             where=f"flow {name!r}",
-            expected=f"a number below {sides + len(ats)}: two of a join, one of each aggregation",
+            expected=f"a number below {len(readers)}: two of a join, one of each aggregation, two of each process",
         )
     closed_until_us, blobs = _stored(store, name, state)
-    where = f"{store.path}, flow {name!r}"
-    if join is not None and state < sides:
-        kept = JoinState(JoinKernel(join), state, closed_until_us=closed_until_us)
-        kept.load(blobs, where=where)
-        side = (join.left, join.right)[state]
-        return _rows(kept.rows().collect(), side.schema.names)
-    at = ats[state - sides]
-    step = plan.steps[at]
-    assert isinstance(step, Aggregation)
-    kernel = GroupKernel(step, plan.schemas()[at], where=f"step {at + 1}, agg")
+    return readers[state](closed_until_us, blobs, f"{store.path}, flow {name!r}")
+
+
+def _readers(plan: Plan) -> Iterator[Reader]:
+    """Yield for each state what reads it."""
+    if isinstance(plan.source, JoinSource):
+        yield partial(_of_join, plan.source, 0)
+        yield partial(_of_join, plan.source, 1)
+    for at, step in plan.stateful().items():
+        schema = plan.schemas()[at]
+        if isinstance(step, Process):
+            yield partial(_waiting, step, schema)
+            yield partial(_of_keys, step, schema)
+        else:
+            yield partial(_of_windows, step, schema)
+
+
+def _of_join(join: JoinSource, side: int, closed_until_us: int, blobs: Blobs, where: str) -> Rows:
+    kept = JoinState(JoinKernel(join), side, closed_until_us=closed_until_us)
+    kept.load(blobs, where=where)
+    return _rows(kept.rows().collect(), (join.left, join.right)[side].schema.names)
+
+
+def _of_windows(
+    step: Aggregation, schema: pa.Schema, closed_until_us: int, blobs: Blobs, where: str
+) -> Rows:
+    kernel = GroupKernel(step, schema, where=step.name)
     windows = WindowState(kernel, closed_until_us=closed_until_us)
     windows.load(blobs, where=where)
     last_us = windows.last_due_us
@@ -46,7 +73,34 @@ def held_rows(store: Store, plan: Plan, name: str, state: int) -> list[dict[str,
     return [] if closed is None else _rows(kernel.final(closed), kernel.output.names)
 
 
-def _stored(store: Store, name: str, state: int) -> tuple[int, list[Blob]]:
+def _waiting(
+    step: Process, schema: pa.Schema, closed_until_us: int, blobs: Blobs, where: str
+) -> Rows:
+    kept = waiting_rows(step, schema, closed_until_us=closed_until_us)
+    kept.load(blobs, where=where)
+    return _rows(kept.rows().collect(), schema.names)
+
+
+def _of_keys(
+    step: Process, schema: pa.Schema, closed_until_us: int, blobs: Blobs, where: str
+) -> Rows:
+    del closed_until_us
+    runner = KeyedRunner(
+        step,
+        schema,
+        where=step.name,
+        failures=Failures(lambda: 0),
+        now_us=lambda: 0,
+        checks_time=False,
+    )
+    KeyedState(runner).load(blobs, where=where)
+    return [
+        {"key": context.key, "state": context.state, "timers": context.timers()}
+        for context in runner.contexts.values()
+    ]
+
+
+def _stored(store: Store, name: str, state: int) -> tuple[int, Blobs]:
     """Return up to where a state is closed, and what is stored of it, as of one moment."""
     with store.read() as snapshot:
         found = snapshot.run("flows/get", (name,))
@@ -57,11 +111,11 @@ def _stored(store: Store, name: str, state: int) -> tuple[int, list[Blob]]:
         if closed_first_us is not None:
             closed[0] = closed_first_us
         stored = snapshot.run("flows/state", (flow_id,))
-    blobs: list[Blob] = [
+    blobs: Blobs = [
         (groups, sum_, data) for number, groups, sum_, data in stored if number == state
     ]
     return closed.get(state, TIME_MIN), blobs
 
 
-def _rows(frame: pl.DataFrame, names: list[str]) -> list[dict[str, Any]]:
+def _rows(frame: pl.DataFrame, names: list[str]) -> Rows:
     return frame.select(names).to_dicts()

@@ -13,7 +13,7 @@ reads files is fed with events in their place, and what would be written to file
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
@@ -24,7 +24,7 @@ from millstream.app import App
 from millstream.flows.flow import Flow
 from millstream.flows.limits import BATCH_EVENTS
 from millstream.flows.merging import JoinSource, UnionSource
-from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.plan import Plan
 from millstream.flows.report import RunReport
 from millstream.flows.source import FileSource, TopicSink, TopicSource
 from millstream.log.definition import TopicInfo, TopicSpec, topic_spec
@@ -261,10 +261,6 @@ def _keeping_late(plan: Plan) -> Plan:
         if source.time is None:
             return plan
         return replace(plan, source=replace(source, time=replace(source.time, keep_late=True)))
-    at = plan.aggregation_at()
-    step = None if at is None else plan.steps[at]
-    if at is None or not isinstance(step, Aggregation) or step.window is None:
-        return plan
-    kept = replace(step, window=replace(step.window, keep_late=True))
-    steps: Sequence[Any] = (*plan.steps[:at], kept, *plan.steps[at + 1 :])
-    return replace(plan, steps=tuple(steps))
+    for at, step in plan.stateful().items():
+        return replace(plan, steps=(*plan.steps[:at], step.keeping_late(), *plan.steps[at + 1 :]))
+    return plan

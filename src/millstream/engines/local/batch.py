@@ -20,6 +20,7 @@ from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import write_file
 from millstream.engines.local.flow_joining import JoinKernel
+from millstream.engines.local.flow_process_stage import processed
 from millstream.engines.local.flow_sinks import (
     commit_staged,
     open_dead_letters,
@@ -31,8 +32,9 @@ from millstream.engines.local.flow_steps import StepRunner, to_arrow
 from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import branches
 from millstream.flows.event_time import event_time_anchor
+from millstream.flows.keyed import Process
 from millstream.flows.merging import JoinSource, UnionSource
-from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.plan import Aggregation, Plan, Stateful
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
 from millstream.flows.sql import SqlSink
@@ -168,9 +170,12 @@ class _BatchRun:
         schemas = plan.schemas()
         first = 0
         for index, step in enumerate(plan.steps):
-            if isinstance(step, Aggregation):
+            if isinstance(step, Stateful):
                 frame = self._stateless(plan, first, index, frame)
-                frame = self._aggregated(step, index, schemas[index], frame)
+                if isinstance(step, Process):
+                    frame = self._processed(plan, step, index, frame)
+                else:
+                    frame = self._aggregated(step, index, schemas[index], frame)
                 first = index + 1
         return self._stateless(plan, first, len(plan.steps), frame)
 
@@ -211,6 +216,25 @@ class _BatchRun:
             failures=self._failures,
         )
         return runner.apply(frame)
+
+    def _processed(
+        self, plan: Plan, step: Process, index: int, frame: pl.LazyFrame
+    ) -> pl.LazyFrame:
+        """Call a function with state for each row: all rows are in memory, for they have to be put in order."""
+        rows = frame.collect(engine="streaming")
+        if step.time is not None:
+            self._untimed += rows[step.time].null_count()
+            rows = rows.filter(pl.col(step.time).is_not_null())
+        given = processed(
+            step,
+            rows,
+            plan.schemas()[index],
+            where=f"step {index + 1}, {step.name}",
+            failures=self._failures,
+            now_us=self._clock.now_us,
+            checks_time=any(at > index for at in plan.stateful()),
+        )
+        return given.lazy()
 
     def _aggregated(
         self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame

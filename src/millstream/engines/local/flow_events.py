@@ -11,6 +11,7 @@ from typing import Any, Final, TypeVar, cast
 import msgspec
 import pyarrow as pa
 
+from millstream.flows.keyed import Process
 from millstream.flows.steps import MapEvents
 from millstream.primitives.errors import SchemaError, StepError
 from millstream.primitives.schema import Timestamp, rows_to_batch, to_arrow_schema, us_datetime
@@ -34,7 +35,9 @@ class Failures:
         self._letters: list[dict[str, object]] = []
         self.count = 0
 
-    def note(self, step: MapEvents, where: str, event: Mapping[str, Any], error: Exception) -> None:
+    def note(
+        self, step: MapEvents | Process, where: str, event: Mapping[str, Any], error: Exception
+    ) -> None:
         """Take an event that failed; raise StepError if the step is to fail with it."""
         text = _json(event)
         if step.on_error == "fail":
@@ -173,15 +176,16 @@ def _json(event: Mapping[str, Any]) -> str:
 
 
 def _failed(error: Exception, where: str, event: str) -> StepError:
-    what = (
-        error.what
-        if isinstance(error, SchemaError)
-        else f"the function raised {type(error).__name__}: {error}"
+    what, expected = (
+        f"the function raised {type(error).__name__}: {error}",
+        "a function that returns",
     )
+    if isinstance(error, SchemaError | StepError):
+        what, expected = error.what, error.expected
     return StepError(
         f"{what}; the event: {event[:_EVENT_SHOWN]}",
         where=where,
-        expected=error.expected if isinstance(error, SchemaError) else "a function that returns",
+        expected=expected,
         next_step='handle the case in the function, or say on_error="dead_letter" or "skip"; '
         "nothing of this batch was written",
     )

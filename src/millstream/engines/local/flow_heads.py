@@ -32,10 +32,11 @@ class Head:
     def __init__(self, branch: Branch, failures: Failures) -> None:
         """Compile."""
         anchor = event_time_anchor(branch)
-        assert anchor is not None, "refused when the plan was checked"
-        schemas, cut = branch.schemas(), anchor.steps
+        # Without an event time the rows go as they are: nothing waits for them, and none is late.
+        schemas, cut = branch.schemas(), 0 if anchor is None else anchor.steps
         self.side = branch.side
-        self.anchor = anchor
+        self.is_at_source = cut == 0
+        self._time = None if anchor is None else anchor.time
         self.schema = schemas[-1]
         self._schema_at_anchor = schemas[cut]
         self._to_anchor = StepRunner(
@@ -51,11 +52,13 @@ class Head:
 
     def at_anchor(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the rows after the steps up to the anchor."""
-        return self._to_anchor.apply(frame.lazy()).collect() if self.anchor.steps else frame
+        return frame if self.is_at_source else self._to_anchor.apply(frame.lazy()).collect()
 
     def times(self, frame: pl.DataFrame) -> Times:
         """Return the event times of rows at the anchor."""
-        return event_times(frame, self.anchor.time, self._schema_at_anchor)
+        if self._time is None:
+            return np.zeros(frame.height, dtype=np.int64), np.zeros(frame.height, dtype=np.bool_)
+        return event_times(frame, self._time, self._schema_at_anchor)
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,7 @@ def _marked(
     """
     frame = heads[0].at_anchor(batch.frame)
     times, known = _latest([head.times(frame) for head in heads])
-    if not heads[0].anchor.steps:
+    if heads[0].is_at_source:
         source_wait.record_many(batch.appended_us[known] - times[known])
     seen_us = time.partition(batch.partition).seen_us
     marks, last = watermarks_before(times, known, seen_us=seen_us, late_us=time.late_us)

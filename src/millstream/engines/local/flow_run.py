@@ -22,7 +22,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import is_stateful
 from millstream.flows.contract import Stop
 from millstream.flows.merging import JoinSource
-from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.plan import Plan
 from millstream.flows.report import Progress, ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
 from millstream.flows.watermark import TIME_MIN, counting_partitions
@@ -111,7 +111,7 @@ class StreamRun:
         self._calls = plan.calls
         self._failures = Failures(self._clock.now_us)
         self._compute = (
-            StagedStream(plan, claim, log.store.path, self._failures)
+            StagedStream(plan, claim, log.store.path, self._failures, self._clock.now_us)
             if is_stateful(plan)
             else StatelessStream(plan, self._failures)
         )
@@ -129,14 +129,12 @@ class StreamRun:
 
     def _open_late_sinks(self, plan: Plan) -> list[TopicInfo]:
         """Return the topics of late events, one for each side of the first stage, if the flow keeps them."""
-        source, at = plan.source, plan.aggregation_at()
-        step = None if at is None else plan.steps[at]
+        source, step = plan.source, plan.first_stateful()
         if isinstance(source, JoinSource):
             keeps = source.time is not None and source.time.keep_late
             names = [f"{self._claim.name}.late_{side}" for side in ("left", "right")]
         else:
-            window = step.window if isinstance(step, Aggregation) else None
-            keeps = window is not None and window.keep_late
+            keeps = step is not None and step.keep_late
             names = [f"{self._claim.name}.late"]
         if not keeps:
             return []
@@ -161,8 +159,14 @@ class StreamRun:
                     self._close_all()
                     break
                 else:
-                    waits = [self._pass_idle(ends), None if stop is None else STOP_CHECK_S]
+                    waits = [
+                        self._pass_idle(ends),
+                        self._until_clock_s(),
+                        None if stop is None else STOP_CHECK_S,
+                    ]
                     waiter.wait(min((wait for wait in waits if wait is not None), default=None))
+                if not self._intake.bounded:
+                    self._fire_clock()
         self._record_published()
 
     def _process(self, taken: list[Taken], ends: dict[int, int]) -> None:
@@ -211,6 +215,19 @@ class StreamRun:
         if idle.computed is not None:
             self._commit(idle.computed, {}, 0, {})
         return self._quiet.wait_s(ends, idle.wait_us)
+
+    def _until_clock_s(self) -> float | None:
+        """Return in how many seconds a timer of the clock is due, if there is one."""
+        due_us = self._compute.clock_due_us
+        return None if due_us is None else max(due_us - self._clock.now_us(), 0) / 1e6
+
+    def _fire_clock(self) -> None:
+        """Call the timers of the clock that are due."""
+        due_us, now_us = self._compute.clock_due_us, self._clock.now_us()
+        if due_us is not None and due_us <= now_us:
+            with step_errors(f"flow {self._claim.name!r}"):
+                computed = self._compute.fire_clock(now_us)
+            self._commit(computed, {}, 0, {})
 
     def _close_all(self) -> None:
         """Nothing more can come: close every window."""

@@ -1,14 +1,14 @@
 """The stages of a stream: steps that keep state, each with the stateless steps behind it.
 
 A stage gets rows and a watermark, and gives rows; what they mean for the watermark of the next stage it says itself.
-The first stage is an aggregation or a join; the ones behind it are aggregations.
+The first stage may be a join; the others are aggregations and, in ``flow_process_stage``, functions with state.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Protocol
 
 import polars as pl
 
@@ -50,6 +50,9 @@ class Stage(Protocol):
     def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
         """Take timely rows, one frame for each side, and close everything up to a watermark."""
 
+    def fire_clock(self, now_us: int) -> Advanced:
+        """Call the timers of the clock that are due."""
+
     def watermark_behind_us(self, time: str) -> int:
         """Return the time that rows which this stage will give cannot be before; ``time`` is one of its own columns."""
 
@@ -61,6 +64,23 @@ class Stage(Protocol):
     def last_due_us(self) -> int | None:
         """The watermark behind which nothing is open, or None if nothing is."""
 
+    @property
+    def clock_due_us(self) -> int | None:
+        """When the next timer of the clock is due, or None."""
+
+
+class Clockless:
+    """A stage without timers of the clock."""
+
+    states: range
+    _empty: pl.DataFrame
+    clock_due_us: int | None = None
+
+    def fire_clock(self, now_us: int) -> Advanced:
+        """There is nothing to call."""
+        del now_us
+        return self._empty, (StateChange(),) * len(self.states)
+
 
 def fate(time: pl.Expr, late_from: pl.Expr, closed_until_us: int, mark: pl.Expr | None) -> pl.Expr:
     """Return what becomes of a row that is too late once the watermark has reached ``late_from``."""
@@ -71,7 +91,7 @@ def fate(time: pl.Expr, late_from: pl.Expr, closed_until_us: int, mark: pl.Expr 
     return fate.cast(pl.Int8)
 
 
-class AggregationStage:
+class AggregationStage(Clockless):
     """An aggregation by window and the steps behind it, up to the next aggregation or the end."""
 
     def __init__(
@@ -151,10 +171,10 @@ class AggregationStage:
         return self._state.last_due_us
 
 
-class JoinStage:
+class JoinStage(Clockless):
     """A join of two flows and the steps behind it, up to the first aggregation or the end."""
 
-    states: Final = range(2)
+    states = range(2)
 
     def __init__(
         self, plan: Plan, end: int, *, claim: Claim, where: Path, failures: Failures
@@ -168,7 +188,8 @@ class JoinStage:
         self._after = StepRunner(
             plan.steps[:end], join.schema, numbers=range(1, end + 1), failures=failures
         )
-        self._empty = pl.DataFrame(schema=polars_schema(join.schema))
+        self._no_pairs = pl.LazyFrame(schema=polars_schema(join.schema))
+        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
         self._nothing = [
             pl.DataFrame(schema=self._kernel.prepared_schema(side)) for side in self.states
         ]
@@ -201,8 +222,8 @@ class JoinStage:
                 done = own.done(new[side], self.closed_until_us, until_us)
                 if done.height:
                     parts.append(kernel.alone(done.lazy(), other.all(new[1 - side]), side))
-        given = pl.concat([self._empty.lazy(), *parts])
-        output = self._after.apply(given).collect() if parts else self._after_nothing()
+        given = pl.concat([self._no_pairs, *parts])
+        output = self._after.apply(given).collect() if parts else self._empty
         changes = tuple(s.advance(n, until_us) for s, n in zip(self._sides, new, strict=True))
         self.closed_until_us = max(self.closed_until_us, until_us)
         return output, changes
@@ -212,9 +233,6 @@ class JoinStage:
         if rows is None or not rows.height:
             return nothing
         return self._kernel.prepared(rows.lazy(), side).select(nothing.columns).collect()
-
-    def _after_nothing(self) -> pl.DataFrame:
-        return pl.DataFrame(schema=polars_schema(self._after.schema))
 
     def watermark_behind_us(self, time: str) -> int:
         """Return the time that rows which this stage will give cannot be before."""

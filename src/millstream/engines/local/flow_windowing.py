@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -15,11 +15,13 @@ from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_heads import Heads
 from millstream.engines.local.flow_intake import Taken
+from millstream.engines.local.flow_process_stage import ProcessStage, refuse_endless
 from millstream.engines.local.flow_stages import (
     LATE,
     MARK,
     TIMELY,
     UNTIMED,
+    Advanced,
     AggregationStage,
     JoinStage,
     Stage,
@@ -28,9 +30,11 @@ from millstream.engines.local.flow_state import StateChange
 from millstream.engines.local.flow_steps import StepRunner
 from millstream.flows.branches import branches, source_at, sources
 from millstream.flows.event_time import inherited_time
+from millstream.flows.keyed import Process
 from millstream.flows.merging import JoinSource
-from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.plan import Plan
 from millstream.flows.watermark import (
+    TIME_MAX,
     TIME_MIN,
     EventTime,
     PartitionTime,
@@ -71,6 +75,7 @@ class StatelessStream:
     """Steps without state: rows in, rows out."""
 
     closed_until_us = TIME_MIN
+    clock_due_us: int | None = None
     late_schemas: Sequence[pa.Schema] = ()
 
     def __init__(self, plan: Plan, failures: Failures) -> None:
@@ -107,6 +112,11 @@ class StatelessStream:
         """There is nothing to close."""
         return None
 
+    def fire_clock(self, now_us: int) -> Computed:
+        """There is nothing to call."""
+        del now_us
+        return Computed(self._empty)
+
     def close_idle(self, *, idle: frozenset[int], counting: frozenset[int], quiet_us: int) -> Idle:
         """There is nothing to close."""
         del idle, counting, quiet_us
@@ -116,9 +126,16 @@ class StatelessStream:
 class StagedStream:
     """Branches up to the first stage, and the stages one behind the other."""
 
-    def __init__(self, plan: Plan, claim: Claim, where: Path, failures: Failures) -> None:
+    def __init__(
+        self,
+        plan: Plan,
+        claim: Claim,
+        where: Path,
+        failures: Failures,
+        now_us: Callable[[], int],
+    ) -> None:
         """Compile, and load the state that the last commit left."""
-        self._stages = _stages(plan, claim, where, failures)
+        self._stages = _stages(plan, claim, where, failures, now_us)
         self._times = _times_between(plan)
         self._heads = Heads(branches(plan), sources(plan), failures)
         self.late_schemas: Sequence[pa.Schema] = self._heads.schemas
@@ -179,14 +196,36 @@ class StagedStream:
     def close_all(self) -> Computed | None:
         """Close everything that is open; None if nothing is."""
         due = [stage.last_due_us for stage in self._stages]
-        if all(last is None for last in due):
+        if all(last is None for last in due) and self.clock_due_us is None:
             return None
         until_us = self._stages[0].closed_until_us if due[0] is None else due[0]
         return self._closed_up_to(until_us, close=True)
 
+    @property
+    def clock_due_us(self) -> int | None:
+        """When the next timer of the clock is due, or None."""
+        due = [stage.clock_due_us for stage in self._stages]
+        return min((us for us in due if us is not None), default=None)
+
+    def fire_clock(self, now_us: int) -> Computed:
+        """Call the timers of the clock that are due."""
+        first = self._stages[0]
+        output, changes = first.fire_clock(now_us)
+        output, behind, lost = self._behind(output, close=False, now_us=now_us)
+        return Computed(
+            output,
+            states=(*changes, *behind),
+            closed_until_us=self._closed(),
+            late=lost[LATE],
+            untimed=lost[UNTIMED],
+        )
+
     def _closed_up_to(self, until_us: int, *, close: bool) -> Computed:
         first = self._stages[0]
-        output, changes = first.advance([None] * len(self.late_schemas), until_us)
+        nothing = [None] * len(self.late_schemas)
+        output, changes = first.advance(nothing, until_us)
+        if close:
+            output, changes = _closed(first, len(nothing), (output, changes))
         self._time = self._time.closed(until_us)
         output, behind, lost = self._behind(output, close=close)
         return Computed(
@@ -221,45 +260,88 @@ class StagedStream:
         return Idle(computed, None if awake else min(waits, default=None))
 
     def _behind(
-        self, rows: pl.DataFrame, *, close: bool
+        self, rows: pl.DataFrame, *, close: bool, now_us: int | None = None
     ) -> tuple[pl.DataFrame, list[StateChange], Mapping[int, int]]:
-        """Pass what the first stage gives through the others; ``close`` closes all their windows."""
+        """Pass what the first stage gives through the others; ``close`` closes all their windows.
+
+        ``now_us`` also calls their timers of the clock that are due.
+        """
         changes: list[StateChange] = []
         lost = {LATE: 0, UNTIMED: 0}
         for before, stage, time in zip(self._stages, self._stages[1:], self._times, strict=False):
             told, _, counts = _sorted_out(rows.with_columns(stage.fate(0, None).alias(FATE)))
             lost = {kind: lost[kind] + counts[kind] for kind in lost}
-            until_us = max(stage.closed_until_us, before.watermark_behind_us(time))
-            rows, (change,) = stage.advance([told], until_us)
-            if close and (last := stage.last_due_us) is not None:
-                more, (rest,) = stage.advance([None], last)
-                rows, change = pl.concat([rows, more]), change.then(rest)
-            changes.append(change)
+            known_us = TIME_MIN if time is None else before.watermark_behind_us(time)
+            advanced = stage.advance([told], max(stage.closed_until_us, known_us))
+            if close:
+                advanced = _closed(stage, 1, advanced)
+            if now_us is not None:
+                advanced = _then(advanced, stage.fire_clock(now_us))
+            rows, of_stage = advanced
+            changes += of_stage
         return rows, changes, lost
 
     def _closed(self) -> dict[int, int]:
         return {number: stage.closed_until_us for stage in self._stages for number in stage.states}
 
 
-def _stages(plan: Plan, claim: Claim, where: Path, failures: Failures) -> list[Stage]:
-    ats = plan.aggregations_at()
-    ends = [*ats, len(plan.steps)]
+def _closed(stage: Stage, sides: int, advanced: Advanced) -> Advanced:
+    """Return what a stage gives once everything that it keeps is closed, behind what it gave before."""
+    rounds = 0
+    while (until_us := stage.last_due_us) is not None or stage.clock_due_us is not None:
+        rounds += 1
+        refuse_endless(rounds, "process")
+        more = (
+            stage.fire_clock(TIME_MAX)
+            if until_us is None
+            else stage.advance([None] * sides, until_us)
+        )
+        advanced = _then(advanced, more)
+    return advanced
+
+
+def _then(advanced: Advanced, more: Advanced) -> Advanced:
+    changes = [a.then(b) for a, b in zip(advanced[1], more[1], strict=True)]
+    return pl.concat([advanced[0], more[0]]), tuple(changes)
+
+
+def _stages(
+    plan: Plan, claim: Claim, where: Path, failures: Failures, now_us: Callable[[], int]
+) -> list[Stage]:
+    stateful = plan.stateful()
+    ends = [*stateful, len(plan.steps)]
     stages: list[Stage] = []
     if isinstance(plan.source, JoinSource):
         stages.append(JoinStage(plan, ends[0], claim=claim, where=where, failures=failures))
-    for at, end in zip(ats, ends[1:], strict=True):
+    for (at, step), end in zip(stateful.items(), ends[1:], strict=True):
         state = stages[-1].states.stop if stages else 0
-        stages.append(
-            AggregationStage(plan, state, at, end, claim=claim, where=where, failures=failures)
-        )
+        if isinstance(step, Process):
+            stage: Stage = ProcessStage(
+                plan,
+                state,
+                at,
+                end,
+                claim=claim,
+                where=where,
+                failures=failures,
+                now_us=now_us,
+            )
+        else:
+            stage = AggregationStage(
+                plan, state, at, end, claim=claim, where=where, failures=failures
+            )
+        stages.append(stage)
     return stages
 
 
-def _times_between(plan: Plan) -> list[str]:
-    """Return the column of each stage that is the event time of the next one."""
-    at = [*([-1] if isinstance(plan.source, JoinSource) else []), *plan.aggregations_at()]
-    times = [inherited_time(plan, before, behind) for before, behind in pairwise(at)]
-    return [time for time in times if time is not None]
+def _times_between(plan: Plan) -> list[str | None]:
+    """Return the column of each stage that is the event time of the next one; None if that asks for none."""
+    stateful = plan.stateful()
+    at = [*([-1] if isinstance(plan.source, JoinSource) else []), *stateful]
+    return [
+        None if stateful[behind].time is None else inherited_time(plan, before, behind)
+        for before, behind in pairwise(at)
+    ]
 
 
 def _lateness(plan: Plan) -> int:
@@ -267,12 +349,9 @@ def _lateness(plan: Plan) -> int:
     if isinstance(plan.source, JoinSource):
         assert plan.source.time is not None
         return plan.source.time.late_us
-    at = plan.aggregation_at()
-    assert at is not None
-    step = plan.steps[at]
-    assert isinstance(step, Aggregation)
-    assert step.window is not None
-    return step.window.late_us
+    first = plan.first_stateful()
+    assert first is not None
+    return first.late_us
 
 
 def _sorted_out(

@@ -53,7 +53,7 @@ def check_stream(plan: Plan) -> None:
         )
     for part in parts_of(plan):
         _refuse_unfinished(part)
-    _check_aggregations(plan)
+    _check_stateful(plan)
     _check_times(branches(plan), found)
 
 
@@ -75,8 +75,9 @@ def _check_merging(plan: Plan) -> None:
             return
     for side in sides:
         joins = isinstance(side.source, JoinSource)
-        if joins or side.aggregations_at():
-            step = "a join" if joins else side.steps[side.aggregations_at()[0]].text()
+        stateful = side.first_stateful()
+        if joins or stateful is not None:
+            step = "a join" if stateful is None else stateful.text()
             raise PlanError(
                 f"{step} stands before a {name}",
                 where=name,
@@ -116,36 +117,34 @@ def _reads_what_is_written(source: Source, plan: Plan) -> bool:
     return any(written in (place, place.parent) for place in places)
 
 
-def _check_aggregations(plan: Plan) -> None:
-    found = [(n, s) for n, s in enumerate(plan.steps, 1) if isinstance(s, Aggregation)]
-    for number, step in found:
-        if step.window is None:
+def _check_stateful(plan: Plan) -> None:
+    """Raise PlanError unless each step that keeps state can know when something is finished."""
+    stateful = plan.stateful()
+    for at, step in stateful.items():
+        if isinstance(step, Aggregation) and step.window is None:
             raise PlanError(
                 f"{step.text()} would never be finished: a stream has no end",
-                where=f"step {number}, {step.name}",
+                where=f"step {at + 1}, {step.name}",
                 expected="a window before group_by and agg",
                 next_step='add .window(ms.tumbling("1h"), on="…"), or run() it as a batch',
             )
-    numbers = [number for number, _ in found]
-    if isinstance(plan.source, JoinSource):
-        numbers = [0, *numbers]
-    for before, number in pairwise(numbers):
-        step = dict(found)[number]
-        assert step.window is not None
-        where = f"step {number}, {step.name}"
-        if inherited_time(plan, before - 1, number - 1) is None:
+    behind = [-1, *stateful] if isinstance(plan.source, JoinSource) else [*stateful]
+    for before, at in pairwise(behind):
+        step = stateful[at]
+        where = f"step {at + 1}, {step.name}"
+        if step.time is not None and inherited_time(plan, before, at) is None:
             raise PlanError(
-                f"{step.window.on!r} does not say what can still come",
+                f"{step.time!r} does not say what can still come",
                 where=where,
-                expected="window_start or window_end of the aggregation before, or an event time of the join, "
-                "perhaps under another name",
+                expected="window_start or window_end of the aggregation before, an event time of the join, or the "
+                "time of key_by, given by its function under the same name; later perhaps under another name",
                 next_step='for example .select(at=ms.col("window_end"), …).window(…, on="at")',
             )
-        if step.window.keep_late or step.window.late_us:
+        if step.keep_late or step.late_us:
             raise PlanError(
-                "only events of the source can be late, not the results of an aggregation or a join",
+                "only events of the source can be late, not the results of a step that keeps state",
                 where=where,
-                expected="late= and keep_late= at the first window, or at the join",
+                expected="late= and keep_late= at the first window or key_by, or at the join",
                 next_step="leave them out here",
             )
 

@@ -1,0 +1,155 @@
+"""What ``process`` remembers of its keys, in the catalog: a changelog, and now and then a snapshot in its place.
+
+A row is a key with its state and timers; the last row of a key counts, and a row without state says that it is gone.
+Each micro-batch appends the keys that it has touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+import msgspec
+import polars as pl
+
+from millstream.engines.local.flow_expression import dtype
+from millstream.engines.local.flow_keyed import KeyedRunner
+from millstream.engines.local.flow_state import (
+    BLOB_GROUPS_MAX,
+    GROUPS_MIN,
+    PARTIALS_MAX,
+    Blob,
+    StateChange,
+    decoded,
+    encoded,
+)
+from millstream.flows.keyed_context import Key, KeyedContext, State
+from millstream.primitives.errors import PlanError, StepError
+
+STATE: Final = "__ms_state"
+TIMERS: Final = "__ms_timers"
+CLOCK_TIMERS: Final = "__ms_clock_timers"
+AT: Final = "__ms_at"
+
+STATE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""How large the state of one key may be."""
+
+_BLOB_BYTES: Final = 64 * 1024 * 1024
+
+
+class KeyedState:
+    """The changelog of one ``process`` step. Belongs to one stream in one thread."""
+
+    def __init__(self, runner: KeyedRunner) -> None:
+        """Start with no key."""
+        self._runner = runner
+        self._codec = runner.step.codec
+        self._names = runner.step.keyed.keys
+        kinds: dict[str, Any] = {
+            name: dtype(runner.schema.field(name).type) for name in self._names
+        }
+        self._schema = pl.Schema(
+            {
+                **kinds,
+                STATE: pl.Binary,
+                AT: pl.Int64,
+                TIMERS: pl.Binary,
+                CLOCK_TIMERS: pl.Binary,
+            }
+        )
+        self._stored_rows = 0
+        self._stored_blobs = 0
+
+    def load(self, blobs: Iterable[Blob], *, where: str) -> None:
+        """Take over what earlier commits stored. Raises PlanError for state of another type, naming the key."""
+        last: dict[Any, tuple[Any, ...]] = {}
+        for _, checksum, data in blobs:
+            frame = decoded(data, checksum, where)
+            self._stored_blobs += 1
+            self._stored_rows += frame.height
+            for *values, state, at_us, timers, clock_timers in frame.iter_rows():
+                key = values[0] if len(self._names) == 1 else tuple(values)
+                last[key] = (state, at_us, timers, clock_timers)
+        for key, (state, at_us, timers, clock_timers) in last.items():
+            if state is not None:
+                due, clock_due = (_timers(data) for data in (timers, clock_timers))
+                self._runner.restore(key, self._decoded(key, state), at_us, due, clock_due)
+
+    def change(self) -> StateChange:
+        """Return the change to store for the keys that were touched since the last time."""
+        runner = self._runner
+        touched, runner.touched = runner.touched, {}
+        if not touched:
+            return StateChange()
+        if not runner.contexts:
+            change = StateChange(replaces=self._stored_blobs > 0)
+        elif self._is_due(len(touched)):
+            change = StateChange(replaces=True, blobs=self._blobs(runner.contexts))
+        else:
+            change = StateChange(blobs=self._blobs(touched))
+        if change.replaces:
+            self._stored_rows = self._stored_blobs = 0
+        self._stored_blobs += len(change.blobs)
+        self._stored_rows += sum(rows for rows, _, _ in change.blobs)
+        return change
+
+    def _is_due(self, touched: int) -> bool:
+        live = len(self._runner.contexts)
+        blobs_max = PARTIALS_MAX * (1 + live // GROUPS_MIN)
+        rows_max = max(GROUPS_MIN, 2 * live)
+        return self._stored_blobs >= blobs_max or self._stored_rows + touched > rows_max
+
+    def _blobs(self, contexts: dict[Any, KeyedContext[Any]]) -> tuple[Blob, ...]:
+        live = self._runner.contexts
+        kept = [live.get(key) is context for key, context in contexts.items()]
+        states = [
+            self._encoded(context) if is_kept else None
+            for context, is_kept in zip(contexts.values(), kept, strict=True)
+        ]
+        keys = [*contexts] if len(self._names) == 1 else zip(*contexts, strict=True)
+        values = [keys] if len(self._names) == 1 else [list(of_one) for of_one in keys]
+        columns: dict[str, Any] = dict(zip(self._names, values, strict=True))
+        columns[STATE] = states
+        columns[AT] = [context._time_us for context in contexts.values()]
+        columns[TIMERS] = [_bytes(context._due) for context in contexts.values()]
+        columns[CLOCK_TIMERS] = [_bytes(context._clock_due) for context in contexts.values()]
+        frame = pl.DataFrame(columns, schema=self._schema)
+        bytes_each = sum(map(len, filter(None, states))) // len(states) + 1
+        return encoded(frame, max(1, min(BLOB_GROUPS_MAX, _BLOB_BYTES // bytes_each)))
+
+    def _encoded(self, context: KeyedContext[Any]) -> bytes:
+        try:
+            data = self._codec.encode(context.state)
+        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+            raise self._unkept(context.key, str(error)) from error
+        if len(data) > STATE_BYTES_MAX:
+            raise self._unkept(context.key, f"it takes {len(data)} bytes")
+        return data
+
+    def _unkept(self, key: Key, why: str) -> StepError:
+        return StepError(
+            f"the state of key {key!r} cannot be kept: {why}",
+            where=self._runner.where,
+            expected=f"a value of {self._codec.text()}, at most {STATE_BYTES_MAX} bytes",
+            next_step="keep plain values: numbers, texts, times, lists, dicts, dataclasses of them",
+        )
+
+    def _decoded(self, key: Key, data: bytes) -> State:
+        try:
+            return self._codec.decode(data)
+        except ValueError as error:
+            raise PlanError(
+                f"the state that was kept of key {key!r} is no {self._codec.text()}: {error}",
+                where=self._runner.where,
+                expected="a type that can hold what was kept: a new field needs a default, and a field keeps its type",
+                next_step="mend the type, give the flow another name with .named(…), or forget the old state with "
+                "flow.reset()",
+            ) from error
+
+
+def _bytes(due: dict[str, int]) -> bytes | None:
+    return msgspec.msgpack.encode(due) if due else None
+
+
+def _timers(data: bytes | None) -> dict[str, int]:
+    return {} if data is None else msgspec.msgpack.decode(data, type=dict[str, int])
