@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 import millstream as ms
-from millstream.engines.local import flow_join_state
+from millstream.engines.local import flow_kept_rows
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
@@ -104,7 +104,7 @@ def test_what_no_partner_can_come_for_is_forgotten(
     #   minute     0    10   20  …  190         each order is paid a minute later
     #   kept       the orders of the last ten minutes and the payment of the last: two or three rows
     monkeypatch.setattr(
-        flow_join_state, "GROUPS_MIN", 0
+        flow_kept_rows, "GROUPS_MIN", 0
     )  # a snapshot as soon as half of it is not needed
     for minute in range(0, 200, 10):
         order(world, f"o{minute}", minute)

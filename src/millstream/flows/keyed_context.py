@@ -35,12 +35,15 @@ class Agenda:
         self.has_time = has_time
         self.closed_us = 0
         """Up to where event time was processed."""
+        self.was_used = False
+        """Whether there has been a timer."""
         self.of_events: list[Timer] = []
         self.of_clock: list[Timer] = []
         self._numbers = count()
 
     def add(self, heap: list[Timer], due_us: int, name: str, context: KeyedContext[Any]) -> None:
         """Put a timer in one of the heaps."""
+        self.was_used = True
         heapq.heappush(heap, (due_us, name, next(self._numbers), context))
 
 

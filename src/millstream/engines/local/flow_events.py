@@ -105,7 +105,7 @@ class EventCaller:
             given = dict(event)
             try:
                 result = function(given)
-                made.append(list(cast(Iterable[Any], result)) if many else (result,))
+                made.append(_copies(result) if many else (result,))
             except Exception as error:  # noqa: BLE001 - the policy of the step decides
                 self._failures.note(self._step, self._where, event, error)
                 made.append(())
@@ -122,6 +122,11 @@ class EventCaller:
             else:
                 made.append((result,))
         return made
+
+
+def _copies(rows: object) -> list[Any]:
+    """Return what a function yields, each dict as it was then: the function may go on with the same one."""
+    return [row.copy() if row.__class__ is dict else row for row in cast(Iterable[Any], rows)]
 
 
 class _Raised:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
 from datetime import UTC, datetime
 from functools import partial
 from itertools import repeat
@@ -24,7 +25,7 @@ from millstream.flows.keyed_context import Agenda, Key, KeyedContext, State, Tim
 from millstream.primitives.errors import SchemaError, StepError
 from millstream.primitives.schema import rows_to_batch, us_datetime
 
-SLICE_ROWS: Final = 50_000
+SLICE_ROWS: Final = 16_384
 """So many events are Python objects at a time."""
 
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
@@ -58,6 +59,7 @@ class KeyedRunner:
         self._failures = failures
         self._is_careful = step.on_error != "fail"
         self._checked = step.time if checks_time and step.time in step.schema.names else None
+        self._nested = [f.name for f in step.schema if pa.types.is_nested(f.type)]
         self._made: list[Row] = []
         self._made_us: list[int] = []
         self._expiries: list[Timer] = []
@@ -134,7 +136,7 @@ class KeyedRunner:
             try:
                 given = function(event, context)
                 if given is not None:
-                    rows = (given,) if given.__class__ is dict else _rows_of(given)
+                    rows = self._rows_of(given)
                     made.extend(rows)
                     made_us.extend(repeat(time_us, len(rows)))
             except Exception as error:  # noqa: BLE001 - users' code
@@ -174,7 +176,7 @@ class KeyedRunner:
         saved = self._saved(context) if self._is_careful else None
         try:
             given = call()
-            rows = () if given is None else (given,) if isinstance(given, dict) else _rows_of(given)
+            rows = [] if given is None else self._rows_of(given)
             times_us = [self._not_before_us(context)] * len(rows)
             if saved is not None and rows:
                 self._framed(rows, times_us)
@@ -189,6 +191,15 @@ class KeyedRunner:
         self._made_us.extend(times_us)
         if context._is_cleared:
             self._forget(context)
+
+    def _rows_of(self, given: object) -> list[dict[str, Any]]:
+        """Return copies of the rows that a call gives: the function may go on to change them, or what is in them."""
+        rows = [dict(row) for row in _several(given)]
+        for name in self._nested:
+            for row in rows:
+                if name in row:
+                    row[name] = deepcopy(row[name])
+        return rows
 
     def _not_before_us(self, context: KeyedContext[Any]) -> int:
         """Return the least event time of a row that a call gives."""
@@ -299,16 +310,24 @@ class KeyedRunner:
         return times
 
 
-def _rows_of(given: object) -> list[Row]:
+def _several(given: object) -> Iterable[Row]:
     if isinstance(given, Mapping):
-        return [given]
+        yield given
+        return
     if isinstance(given, str | bytes) or not isinstance(given, Iterable):
-        raise SchemaError(
-            f"it gives a {type(given).__name__}",
-            expected="a dict, several of them, or None",
-            next_step="return a dict, or yield dicts",
-        )
-    return list(given)
+        raise _no_row(given)
+    for row in given:
+        if not isinstance(row, Mapping):
+            raise _no_row(row)
+        yield row
+
+
+def _no_row(given: object) -> SchemaError:
+    return SchemaError(
+        f"it gives a {type(given).__name__}",
+        expected="a dict, several of them, or None",
+        next_step="return a dict, or yield dicts",
+    )
 
 
 def _dicts(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:

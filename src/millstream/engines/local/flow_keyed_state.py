@@ -6,7 +6,8 @@ Each micro-batch appends the keys that it has touched.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import repeat
 from typing import Any, Final
 
 import msgspec
@@ -34,6 +35,7 @@ AT: Final = "__ms_at"
 STATE_BYTES_MAX: Final = 256 * 1024 * 1024
 """How large the state of one key may be."""
 
+_KEYS_A_BLOB: Final = 100
 _BLOB_BYTES: Final = 64 * 1024 * 1024
 
 
@@ -95,36 +97,43 @@ class KeyedState:
 
     def _is_due(self, touched: int) -> bool:
         live = len(self._runner.contexts)
-        blobs_max = PARTIALS_MAX * (1 + live // GROUPS_MIN)
+        # The more keys there are, the more a snapshot costs, and the longer it can wait.
+        blobs_max = max(PARTIALS_MAX, live // _KEYS_A_BLOB)
         rows_max = max(GROUPS_MIN, 2 * live)
         return self._stored_blobs >= blobs_max or self._stored_rows + touched > rows_max
 
     def _blobs(self, contexts: dict[Any, KeyedContext[Any]]) -> tuple[Blob, ...]:
         live = self._runner.contexts
-        kept = [live.get(key) is context for key, context in contexts.items()]
-        states = [
-            self._encoded(context) if is_kept else None
-            for context, is_kept in zip(contexts.values(), kept, strict=True)
-        ]
-        keys = [*contexts] if len(self._names) == 1 else zip(*contexts, strict=True)
-        values = [keys] if len(self._names) == 1 else [list(of_one) for of_one in keys]
-        columns: dict[str, Any] = dict(zip(self._names, values, strict=True))
-        columns[STATE] = states
-        columns[AT] = [context._time_us for context in contexts.values()]
-        columns[TIMERS] = [_bytes(context._due) for context in contexts.values()]
-        columns[CLOCK_TIMERS] = [_bytes(context._clock_due) for context in contexts.values()]
+        kept = [context for key, context in contexts.items() if live.get(key) is context]
+        gone = [context for key, context in contexts.items() if live.get(key) is not context]
+        of_one = kept + gone
+        states = [*self._encoded(kept), *repeat(None, len(gone))]
+        keys = [context.key for context in of_one]
+        values = [keys] if len(self._names) == 1 else [*map(list, zip(*keys, strict=True))]
+        has_timers = self._runner.agenda.was_used
+        columns: dict[str, Any] = {
+            **dict(zip(self._names, values, strict=True)),
+            STATE: states,
+            AT: [context._time_us for context in of_one],
+            TIMERS: [_bytes(context._due) for context in of_one] if has_timers else None,
+            CLOCK_TIMERS: [_bytes(context._clock_due) for context in of_one] if has_timers else None,
+        }
         frame = pl.DataFrame(columns, schema=self._schema)
         bytes_each = sum(map(len, filter(None, states))) // len(states) + 1
         return encoded(frame, max(1, min(BLOB_GROUPS_MAX, _BLOB_BYTES // bytes_each)))
 
-    def _encoded(self, context: KeyedContext[Any]) -> bytes:
+    def _encoded(self, contexts: Sequence[KeyedContext[Any]]) -> list[bytes]:
+        encode, states = self._codec.encode, []
         try:
-            data = self._codec.encode(context.state)
+            for context in contexts:
+                states.append(encode(context.state))
         except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
-            raise self._unkept(context.key, str(error)) from error
-        if len(data) > STATE_BYTES_MAX:
-            raise self._unkept(context.key, f"it takes {len(data)} bytes")
-        return data
+            raise self._unkept(contexts[len(states)].key, str(error)) from error
+        longest = max(map(len, states), default=0)
+        if longest > STATE_BYTES_MAX:
+            key = contexts[[*map(len, states)].index(longest)].key
+            raise self._unkept(key, f"it takes {longest} bytes")
+        return states
 
     def _unkept(self, key: Key, why: str) -> StepError:
         return StepError(

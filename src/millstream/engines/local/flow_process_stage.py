@@ -112,13 +112,17 @@ class ProcessStage:
     @property
     def first_due_us(self) -> int | None:
         """The least watermark that has something processed, or None if nothing waits."""
-        waits = [self._waiting.first_due_us, _behind(self._runner.first_due_us)]
+        waits = [_behind(self._runner.first_due_us)]
+        if self._time is not None:
+            waits.append(self._waiting.first_due_us)
         return min((us for us in waits if us is not None), default=None)
 
     @property
     def last_due_us(self) -> int | None:
         """The watermark behind which nothing waits, or None if nothing does."""
-        waits = [self._waiting.last_due_us, _behind(self._runner.last_due_us)]
+        waits = [_behind(self._runner.last_due_us)]
+        if self._time is not None:
+            waits.append(self._waiting.last_due_us)
         return max((us for us in waits if us is not None), default=None)
 
     @property

@@ -152,10 +152,10 @@ class WindowState:
         self._merged_groups = merged.height
 
 
-def encoded(frame: pl.DataFrame, rows_max: int = BLOB_GROUPS_MAX) -> tuple[Blob, ...]:
+def encoded(frame: pl.DataFrame, rows_max: int | None = None) -> tuple[Blob, ...]:
     """Return a frame as what is stored of it."""
     blobs = []
-    for part in frame.iter_slices(rows_max):
+    for part in frame.iter_slices(rows_max or BLOB_GROUPS_MAX):
         sink = io.BytesIO()
         part.write_ipc_stream(sink, compression="lz4", compat_level=pl.CompatLevel.oldest())
         data = sink.getvalue()
