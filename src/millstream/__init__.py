@@ -29,6 +29,7 @@ from millstream.flows.aggregate import (
 )
 from millstream.flows.expression import Expression, col, lit, when
 from millstream.flows.flow import Flow
+from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
 from millstream.flows.windows import calendar, hopping, session, sliding, tumbling
@@ -71,6 +72,7 @@ __all__ = [
     "Flow",
     "GroupResult",
     "Histogram",
+    "KeyedContext",
     "MillstreamError",
     "PartitionLag",
     "Progress",

@@ -16,6 +16,7 @@ EXPORTED = [
     "Flow",
     "GroupResult",
     "Histogram",
+    "KeyedContext",
     "MillstreamError",
     "PartitionLag",
     "Progress",

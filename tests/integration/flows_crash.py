@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
+from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.sql import sql_table
 from millstream.flows.windows import tumbling
 from millstream.primitives.schema import Timestamp
@@ -42,6 +45,24 @@ def flow(world: LocalWorld) -> Flow:
     )
 
 
+def remembered(world: LocalWorld) -> Flow:
+    """Return a flow that remembers how many events a key has had, and tells of those that fall silent."""
+    keyed = world.read("events").key_by("k", time="at", late="45m")
+    return keyed.process(
+        count, {"k": str, "n": int, "at": Timestamp}, state=int, on_timer=fall_silent
+    )
+
+
+def count(event: dict[str, Any], context: KeyedContext[int]) -> dict[str, Any] | None:
+    context.state += 1
+    context.set_timer(context.time + timedelta(minutes=5))
+    return {"k": context.key, "n": context.state, "at": context.time} if event["n"] % 2 else None
+
+
+def fall_silent(context: KeyedContext[int]) -> dict[str, Any]:
+    return {"k": context.key, "n": -context.state, "at": context.time}
+
+
 def kill_at(step: str, nth: int) -> None:
     seen = 0
 
@@ -60,6 +81,8 @@ def main() -> None:
     kill_at(step, int(nth))
     if what == "stream":
         flow(world).write("out").stream(until="end", batch_events=BATCH_EVENTS)
+    elif what == "process":
+        remembered(world).write("out").stream(until="end", batch_events=BATCH_EVENTS)
     elif what == "batch":
         flow(world).write("out").run()
     elif "://" in what:

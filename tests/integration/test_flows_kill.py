@@ -62,6 +62,27 @@ def test_a_killed_stream_goes_on_as_if_nothing_had_happened(
 @pytest.mark.parametrize(
     ("step", "nth"),
     [
+        ("flow.computed", 3),
+        ("flow.applied", 2),
+        ("flow.committed", 4),
+        ("flow.closing", 1),
+        ("flow.committed", 7),
+    ],
+)
+def test_a_killed_function_remembers_what_was_committed(
+    store_path: Path, step: str, nth: int
+) -> None:
+    filled(store_path)
+    run_until_killed(store_path, "process", step, nth)
+    with LocalWorld(store_path) as world:
+        flow = flows_crash.remembered(world)
+        flow.write("out").stream(until="end", batch_events=flows_crash.BATCH_EVENTS)
+        assert in_order(world.events("out")) == in_order(flow.collect().to_pylist())
+
+
+@pytest.mark.parametrize(
+    ("step", "nth"),
+    [
         ("flow.file_written", 1),
         ("flow.file_written", 3),
         ("flow.applied", 5),

@@ -116,7 +116,9 @@ class KeyedState:
             STATE: states,
             AT: [context._time_us for context in of_one],
             TIMERS: [_bytes(context._due) for context in of_one] if has_timers else None,
-            CLOCK_TIMERS: [_bytes(context._clock_due) for context in of_one] if has_timers else None,
+            CLOCK_TIMERS: [_bytes(context._clock_due) for context in of_one]
+            if has_timers
+            else None,
         }
         frame = pl.DataFrame(columns, schema=self._schema)
         bytes_each = sum(map(len, filter(None, states))) // len(states) + 1

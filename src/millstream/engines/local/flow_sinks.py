@@ -11,6 +11,7 @@ import pyarrow as pa
 from millstream.engines.local.append import SegmentGone, Staged
 from millstream.engines.local.flow_events import DEAD_SCHEMA
 from millstream.engines.local.log import LocalLog
+from millstream.flows.keyed import Process
 from millstream.flows.kinds import widened
 from millstream.flows.merging import parts_of
 from millstream.flows.plan import Plan
@@ -66,7 +67,7 @@ def open_topic(log: LocalLog, sink: TopicSink, schema: pa.Schema) -> TopicInfo:
 def open_dead_letters(log: LocalLog, plan: Plan, flow: str) -> TopicInfo | None:
     """Return the topic of the events that functions of the plan fail for, made if it is missing; None if none asks."""
     asked = any(
-        isinstance(step, MapEvents) and step.on_error == "dead_letter"
+        isinstance(step, MapEvents | Process) and step.on_error == "dead_letter"
         for part in parts_of(plan)
         for step in part.steps
     )

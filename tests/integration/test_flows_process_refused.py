@@ -1,0 +1,114 @@
+"""What does not fit a function with state is refused when the plan is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import make_dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from millstream.flows import aggregate as agg
+from millstream.flows.flow import Flow
+from millstream.flows.windows import tumbling
+from millstream.primitives.errors import PlanError
+from millstream.primitives.schema import Timestamp
+from millstream.testing.flows_suite import LocalWorld
+
+
+@pytest.fixture
+def world(store_path: Path) -> Iterator[LocalWorld]:
+    with LocalWorld(store_path) as world:
+        world.topic("clicks", {"user": str, "page": str, "at": Timestamp | None})
+        yield world
+
+
+def numbered(event: dict[str, Any], context: Any) -> dict[str, Any]:
+    return event
+
+
+BAD: dict[str, tuple[Callable[[Flow], object], str]] = {
+    "a key that is not there": (lambda f: f.key_by("usr"), "'usr'"),
+    "a key twice": (lambda f: f.key_by("user", "user"), "named twice"),
+    "a key of floats": (
+        lambda f: f.with_columns(x=1.5).key_by("x"),
+        "cannot be a key",
+    ),
+    "a time that is none": (lambda f: f.key_by("user", time="page"), "'page' is string"),
+    "late without a time": (lambda f: f.key_by("user", late="1m"), "no event is late"),
+    "no time to live": (lambda f: f.key_by("user", ttl="0s"), "nothing would be remembered"),
+    "no function": (lambda f: f.key_by("user").process(1, {"n": int}), "1 cannot be called"),  # type: ignore[arg-type]
+    "a timer that is none": (
+        lambda f: f.key_by("user").process(numbered, {"n": int}, on_timer=1),  # type: ignore[arg-type]
+        "1 cannot be called",
+    ),
+    "a policy that there is not": (
+        lambda f: f.key_by("user").process(numbered, {"n": int}, on_error="retry"),
+        "'retry'",
+    ),
+    "a state without defaults": (
+        lambda f: f.key_by("user").process(
+            numbered, {"n": int}, state=make_dataclass("Bare", [("n", int)])
+        ),
+        "state=Bare cannot be kept",
+    ),
+    "a state that msgpack does not know": (
+        lambda f: f.key_by("user").process(numbered, {"n": int}, state=object),
+        "state=object cannot be kept",
+    ),
+    "a window on a time that is not the function's": (
+        lambda f: (
+            f.key_by("user", time="at")
+            .process(numbered, {"user": str, "then": Timestamp})
+            .window(tumbling("1h"), on="then")
+            .agg(n=agg.count())
+            .write("out")
+            .stream(until="end")
+        ),
+        "'then' does not say what can still come",
+    ),
+    "a window behind a function without a time": (
+        lambda f: (
+            f.key_by("user")
+            .process(numbered, {"user": str, "at": Timestamp})
+            .window(tumbling("1h"), on="at")
+            .agg(n=agg.count())
+            .write("out")
+            .stream(until="end")
+        ),
+        "'at' does not say what can still come",
+    ),
+    "late events behind a function": (
+        lambda f: (
+            f.key_by("user", time="at")
+            .process(numbered, {"user": str, "at": Timestamp})
+            .key_by("user", time="at", late="1m")
+            .process(numbered, {"n": int})
+            .write("out")
+            .stream(until="end")
+        ),
+        "only events of the source can be late",
+    ),
+    "a function before a join": (
+        lambda f: (
+            f.key_by("user")
+            .process(numbered, {"user": str, "at": Timestamp})
+            .join_interval(f, on="user", within=("0s", "1m"), time=("at", "at"))
+            .write("out")
+            .stream(until="end")
+        ),
+        "both sides have a column 'at'",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_what_does_not_fit_is_refused_when_the_plan_is_built(world: LocalWorld, case: str) -> None:
+    build, saying = BAD[case]
+    with pytest.raises(PlanError) as caught:
+        build(world.read("clicks"))
+    error = caught.value
+    assert saying in str(error)
+    assert error.where
+    assert error.expected
