@@ -153,7 +153,7 @@ def processed(
     )
     until_us = TIME_MIN
     if step.time is not None and rows.height:
-        until_us = int(rows[step.time].to_physical().max()) + 1  # type: ignore[arg-type]  # no nulls
+        until_us = rows.select(pl.col(step.time).cast(pl.Int64).max()).item() + 1
     parts = [runner.run(in_order(rows, step.time), until_us)]
     rounds = 0
     while runner.last_due_us is not None or runner.clock_due_us is not None:
