@@ -12,7 +12,7 @@ from __future__ import annotations
 import polars as pl
 import pyarrow as pa
 
-from millstream.engines.local.flow_expression import computed, divided, dtype
+from millstream.engines.local.flow_expression import computed, divided, dtype, polars_schema
 from millstream.engines.local.flow_kernel import Kernel, own_kernel
 from millstream.engines.local.flow_windows import FLOOR, TIME, Parts, WindowKind, window_kind
 from millstream.flows.aggregate import Aggregate
@@ -37,7 +37,7 @@ class GroupKernel:
         self.output = aggregation.output(schema, where=where)
         self.where = where
         self.keys = [name for name, _ in aggregation.keys]
-        self._inputs = _inputs(aggregation)
+        self.inputs = _inputs(aggregation)
         self._schema = schema
         self._names = [name for name, _ in aggregation.aggregates]
         self._kernels = [
@@ -60,14 +60,25 @@ class GroupKernel:
         """
         if self.kind is None:
             return _grouped(
-                computed(rows, self._inputs, self._schema), self.keys, self._partial_parts
+                computed(rows, self.inputs, self._schema), self.keys, self._partial_parts
             )
         carried: tuple[str, ...] = ()
         if self.kind.asks_floor:
             rows = rows if has_floor else rows.with_columns(pl.lit(TIME_MIN).alias(FLOOR))
             carried = (FLOOR,)
-        inputs = computed(rows, self._inputs, self._schema, carried=carried)
+        inputs = computed(rows, self.inputs, self._schema, carried=carried)
         return self.kind.grouped(inputs, self.keys, self._partial_parts, self.merge)
+
+    def inputs_of(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return the columns that the aggregation looks at."""
+        plain = {name: e.name for name, e in self.inputs if isinstance(e, Column)}
+        if len(plain) == len(self.inputs):
+            return pl.DataFrame({name: rows[column] for name, column in plain.items()})
+        return computed(rows.lazy(), self.inputs, self._schema).collect()
+
+    def state_schema(self) -> pl.Schema:
+        """Return the columns of state."""
+        return self.partial(pl.LazyFrame(schema=polars_schema(self._schema))).collect_schema()
 
     def merge(self, states: pl.LazyFrame) -> pl.LazyFrame:
         """Return the state of all rows that went into ``states``."""
@@ -104,11 +115,11 @@ def _inputs(aggregation: Aggregation) -> list[tuple[str, Expression]]:
     columns += aggregation.keys
     for index, (_, aggregate) in enumerate(aggregation.aggregates):
         if aggregate.of is not None:
-            columns.append((_of(index), aggregate.of))
+            columns.append((of_name(index), aggregate.of))
         if aggregate.by is not None:
             columns.append((_by(index), aggregate.by))
     # Counting needs the height of a frame, which a frame without columns does not have.
-    return columns or [(_of(0), Literal(0))]
+    return columns or [(of_name(0), Literal(0))]
 
 
 def _grouped(frame: pl.LazyFrame, groups: list[str], parts: dict[str, pl.Expr]) -> pl.LazyFrame:
@@ -116,7 +127,8 @@ def _grouped(frame: pl.LazyFrame, groups: list[str], parts: dict[str, pl.Expr]) 
     return frame.group_by(groups).agg(expressions) if groups else frame.select(expressions)
 
 
-def _of(index: int) -> str:
+def of_name(index: int) -> str:
+    """Return the name of the column that an aggregate looks at."""
     return f"__ms_of{index}"
 
 
@@ -128,9 +140,9 @@ def _kernel(aggregate: Aggregate, index: int, schema: pa.Schema) -> Kernel:
     if aggregate.of is None:
         return _count(index, pl.len().cast(pl.Int64))
     kind = infer(aggregate.of, schema, where=aggregate.text())
-    value = pl.col(_of(index))
+    value = pl.col(of_name(index))
     if aggregate.own is not None:
-        return own_kernel(aggregate.own, value, _part(index, "state"))
+        return own_kernel(aggregate.own, value, part_name(index, "state"))
     if aggregate.by is not None and aggregate.function in ("first", "last"):
         order = infer(aggregate.by, schema, where=aggregate.text())
         return _ordered(index, value, kind, order, aggregate.function)
@@ -169,12 +181,13 @@ def _reduced(aggregate: Aggregate, index: int, value: pl.Expr, kind: pa.DataType
     raise AssertionError(f"{aggregate.function} has no kernel")
 
 
-def _part(index: int, name: str) -> str:
+def part_name(index: int, name: str) -> str:
+    """Return the name of a column of an aggregate's state."""
     return f"__ms_s{index}_{name}"
 
 
 def _count(index: int, counted: pl.Expr) -> Kernel:
-    n = _part(index, "n")
+    n = part_name(index, "n")
     return Kernel({n: counted}, {n: pl.col(n).sum()}, pl.col(n))
 
 
@@ -194,10 +207,10 @@ def _total(
     index: int, value: pl.Expr, kind: pa.DataType
 ) -> tuple[dict[str, pl.Expr], dict[str, pl.Expr], pl.Expr, pl.Expr]:
     """Return partial, merge, and the merged total and count."""
-    n, high, low = (_part(index, name) for name in ("n", "high", "low"))
+    n, high, low = (part_name(index, name) for name in ("n", "high", "low"))
     counted = value.count().cast(pl.Int64)
     if kind == FLOAT:
-        s = _part(index, "sum")
+        s = part_name(index, "sum")
         parts = {s: value.sum(), n: counted}
         return parts, {s: pl.col(s).sum(), n: pl.col(n).sum()}, pl.col(s), pl.col(n)
     assert kind in (INTEGER, DURATION)
@@ -213,7 +226,7 @@ def _total(
 
 
 def _extreme(index: int, value: pl.Expr, kind: pa.DataType, function: str) -> Kernel:
-    v = _part(index, "v")
+    v = part_name(index, "v")
     return Kernel(
         {v: _most(value, kind, function)}, {v: _most(pl.col(v), kind, function)}, pl.col(v)
     )
@@ -229,7 +242,7 @@ def _most(value: pl.Expr, kind: pa.DataType, function: str) -> pl.Expr:
 def _ordered(
     index: int, value: pl.Expr, kind: pa.DataType, order_kind: pa.DataType, function: str
 ) -> Kernel:
-    v, o = _part(index, "v"), _part(index, "o")
+    v, o = part_name(index, "v"), part_name(index, "o")
 
     def chosen(order: pl.Expr, values: pl.Expr) -> dict[str, pl.Expr]:
         place = _most(order, order_kind, function)
@@ -240,7 +253,7 @@ def _ordered(
 
 
 def _spread(index: int, value: pl.Expr, aggregate: Aggregate) -> Kernel:
-    n, mean, m2 = (_part(index, name) for name in ("n", "mean", "m2"))
+    n, mean, m2 = (part_name(index, name) for name in ("n", "mean", "m2"))
     number = value.cast(pl.Float64)
     counted = number.count().cast(pl.Int64)
     # Chan, Golub and LeVeque (1979), over any number of parts at once.
@@ -256,7 +269,7 @@ def _spread(index: int, value: pl.Expr, aggregate: Aggregate) -> Kernel:
 
 
 def _distinct(index: int, value: pl.Expr) -> Kernel:
-    values = _part(index, "values")
+    values = part_name(index, "values")
     return Kernel(
         {values: value.drop_nulls().unique().implode()},
         {values: pl.col(values).explode().drop_nulls().unique().implode()},
@@ -265,7 +278,7 @@ def _distinct(index: int, value: pl.Expr) -> Kernel:
 
 
 def _collected(index: int, value: pl.Expr, *, has_order: bool) -> Kernel:
-    values = _part(index, "values")
+    values = part_name(index, "values")
     element = pl.element()
     if not has_order:
         merge = pl.col(values).explode().drop_nulls().implode()
@@ -284,7 +297,7 @@ def _collected(index: int, value: pl.Expr, *, has_order: bool) -> Kernel:
 
 
 def _greatest(index: int, value: pl.Expr, k: int) -> Kernel:
-    values = _part(index, "values")
+    values = part_name(index, "values")
 
     def most(of: pl.Expr) -> pl.Expr:
         return of.drop_nulls().sort(descending=True).head(k).implode()
@@ -293,7 +306,7 @@ def _greatest(index: int, value: pl.Expr, k: int) -> Kernel:
 
 
 def _quantile(index: int, value: pl.Expr, q: float) -> Kernel:
-    values = _part(index, "values")
+    values = part_name(index, "values")
     ordered = pl.col(values).list.sort()
     place = (pl.col(values).list.len().cast(pl.Float64) - 1) * q
     below = place.floor()

@@ -52,7 +52,7 @@ class Head:
 
     def at_anchor(self, frame: pl.DataFrame) -> pl.DataFrame:
         """Return the rows after the steps up to the anchor."""
-        return frame if self.is_at_source else self._to_anchor.apply(frame.lazy()).collect()
+        return self._to_anchor.applied(frame)
 
     def times(self, frame: pl.DataFrame) -> Times:
         """Return the event times of rows at the anchor."""
@@ -65,7 +65,7 @@ class Head:
 class Headed:
     """What the heads make of a micro-batch."""
 
-    sides: tuple[pl.LazyFrame | None, ...]
+    sides: tuple[pl.DataFrame | None, ...]
     """The rows of each side with ``MARK``; None if there are none."""
     time: EventTime
     source_wait: Histogram
@@ -91,7 +91,7 @@ class Heads:
     def rows(self, taken: Sequence[Taken], time: EventTime) -> Headed:
         """Return the rows of a micro-batch on each side; event time goes on with them."""
         source_wait = Histogram()
-        sides: list[list[pl.LazyFrame]] = [[] for _ in self.schemas]
+        sides: list[list[pl.DataFrame]] = [[] for _ in self.schemas]
         for number, heads in enumerate(self._of_source):
             frames = []
             for batch in taken:
@@ -99,9 +99,9 @@ class Heads:
                     frame, time = _marked(batch, heads, time, source_wait)
                     frames.append(frame)
             if frames:
-                rows = pl.concat(frames).lazy()
+                rows = pl.concat(frames)
                 for head in heads:
-                    sides[head.side].append(head.to_end.apply(rows))
+                    sides[head.side].append(head.to_end.applied(rows))
         joined = tuple(pl.concat(frames) if frames else None for frames in sides)
         return Headed(joined, time, source_wait)
 

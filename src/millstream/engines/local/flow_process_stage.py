@@ -82,6 +82,11 @@ class ProcessStage:
         time = pl.col(self._time)
         return fate(time, time.cast(pl.Int64) + 1, self.closed_until_us, mark)
 
+    def are_timely(self, side: int, rows: pl.DataFrame) -> bool:
+        """Return whether no row is late: without a time none is."""
+        del side, rows
+        return self._time is None
+
     def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
         """Process what lies before a watermark in the order of its time; without a time all that has come."""
         [rows] = sides
@@ -102,7 +107,7 @@ class ProcessStage:
         return self._behind(given), (StateChange(), self._keys.change())
 
     def _behind(self, given: pl.DataFrame) -> pl.DataFrame:
-        return self._after.apply(given.lazy()).collect() if given.height else self._empty
+        return self._after.applied(given) if given.height else self._empty
 
     def watermark_behind_us(self, time: str) -> int:
         """Return the time that rows which this stage will give cannot be before."""

@@ -6,24 +6,28 @@ The first stage may be a join; the others are aggregations and, in ``flow_proces
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
 import polars as pl
+import pyarrow as pa
 
 from millstream.engines.local.flow_aggregate import GroupKernel
 from millstream.engines.local.flow_catalog import Claim
+from millstream.engines.local.flow_dense import DenseWindows, dense_windows
+from millstream.engines.local.flow_dense_keys import TooLarge
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_join_state import JoinState
 from millstream.engines.local.flow_joining import LEFT, RIGHT, JoinKernel
-from millstream.engines.local.flow_state import StateChange, WindowState
+from millstream.engines.local.flow_state import Blob, StateChange, WindowState
 from millstream.engines.local.flow_steps import StepRunner
 from millstream.engines.local.flow_windows import FLOOR
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Aggregation, Plan
-from millstream.flows.watermark import TIME_MIN
+from millstream.flows.watermark import TIME_MAX, TIME_MIN
 from millstream.flows.windows import WINDOW_END
 
 MARK = "__ms_mark"
@@ -47,6 +51,9 @@ class Stage(Protocol):
     def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
         """Return what becomes of a row; ``mark`` is the watermark of its partition before it."""
 
+    def are_timely(self, side: int, rows: pl.DataFrame) -> bool:
+        """Return whether that is known of all rows without a look at each; False says nothing."""
+
     def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
         """Take timely rows, one frame for each side, and close everything up to a watermark."""
 
@@ -69,12 +76,36 @@ class Stage(Protocol):
         """When the next timer of the clock is due, or None."""
 
 
+def sorted_out(
+    stage: Stage, side: int, rows: pl.DataFrame
+) -> tuple[pl.DataFrame, pl.DataFrame | None, Mapping[int, int]]:
+    """Return the timely rows, the others if there are some, and how many there are of each fate.
+
+    Rows of a source have ``MARK``; those that another stage gives do not.
+    """
+    counts = {LATE: 0, UNTIMED: 0}
+    if stage.are_timely(side, rows):
+        return rows, None, counts
+    mark = pl.col(MARK) if MARK in rows.columns else None
+    fates = rows.select(stage.fate(side, mark).alias(MARK))[MARK]
+    if not fates.max():
+        return rows, None, counts
+    counts = {fate: int((fates == fate).sum()) for fate in counts}
+    is_timely = fates == TIMELY
+    return rows.filter(is_timely), rows.filter(~is_timely), counts
+
+
 class Clockless:
     """A stage without timers of the clock."""
 
     states: range
     _empty: pl.DataFrame
     clock_due_us: int | None = None
+
+    def are_timely(self, side: int, rows: pl.DataFrame) -> bool:
+        """Say nothing."""
+        del side, rows
+        return False
 
     def fire_clock(self, now_us: int) -> Advanced:
         """There is nothing to call."""
@@ -122,8 +153,14 @@ class AggregationStage(Clockless):
         )
         self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
         self.closed_until_us = claim.closed_until_us.get(state, TIME_MIN)
-        self._state = WindowState(self._kernel, closed_until_us=self.closed_until_us)
-        self._state.load(claim.state.get(state, ()), where=f"{where}, flow {claim.name!r}")
+        self._state = _windows(
+            step,
+            self._kernel,
+            schemas[at],
+            self.closed_until_us,
+            claim.state.get(state, ()),
+            where=f"{where}, flow {claim.name!r}",
+        )
 
     def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
         """Return what becomes of a row; ``mark`` is the watermark of its partition before it."""
@@ -131,15 +168,37 @@ class AggregationStage(Clockless):
         time = pl.col(self._on)
         return fate(time, self._kind.late_from(time), self.closed_until_us, mark)
 
+    def are_timely(self, side: int, rows: pl.DataFrame) -> bool:
+        """Return whether no window of a row was closed, where the windows are simple arithmetic."""
+        del side
+        times = rows[self._on].to_physical()
+        if times.null_count():
+            return False
+        late_from_us = self._kind.late_from_us(times.to_numpy())
+        if late_from_us is None or int(late_from_us.min(initial=TIME_MAX)) <= self.closed_until_us:
+            return False
+        return MARK not in rows.columns or bool((late_from_us > rows[MARK].to_numpy()).all())
+
     def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
         """Add rows to their groups and close windows up to a watermark."""
         [rows] = sides
-        partial = None if rows is None else self._partial(rows)
-        closed, change = self._state.advance(partial, until_us)
+        closed, change = self._advanced(rows, until_us)
         self.closed_until_us = max(self.closed_until_us, until_us)
         if closed is None:
             return self._empty, (change,)
-        return self._after.apply(self._kernel.final(closed).lazy()).collect(), (change,)
+        return self._after.applied(self._kernel.final(closed)), (change,)
+
+    def _advanced(
+        self, rows: pl.DataFrame | None, until_us: int
+    ) -> tuple[pl.DataFrame | None, StateChange]:
+        if isinstance(self._state, DenseWindows):
+            try:
+                return self._state.advance(rows, until_us)
+            except TooLarge:
+                dense = self._state
+                self._state = WindowState(self._kernel, closed_until_us=self.closed_until_us)
+                self._state.take_over(dense.states(), dense.stored_blobs)
+        return self._state.advance(None if rows is None else self._partial(rows), until_us)
 
     def _partial(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the state of rows; up to where windows are closed for each of them hangs on its own partition."""
@@ -169,6 +228,26 @@ class AggregationStage(Clockless):
     def last_due_us(self) -> int | None:
         """The watermark that closes all windows that are open, or None if none is."""
         return self._state.last_due_us
+
+
+def _windows(
+    step: Aggregation,
+    kernel: GroupKernel,
+    schema: pa.Schema,
+    closed_until_us: int,
+    blobs: Sequence[Blob],
+    *,
+    where: str,
+) -> WindowState | DenseWindows:
+    """Return the state that the last commit left: as arrays if they can hold it, else as Polars has it."""
+    dense = dense_windows(step, kernel, schema, closed_until_us=closed_until_us)
+    if dense is not None:
+        with suppress(TooLarge):
+            dense.load(blobs, where=where)
+            return dense
+    state = WindowState(kernel, closed_until_us=closed_until_us)
+    state.load(blobs, where=where)
+    return state
 
 
 class JoinStage(Clockless):

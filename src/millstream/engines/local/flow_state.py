@@ -11,6 +11,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 import crc32c
 import polars as pl
@@ -68,6 +69,13 @@ class WindowState:
             self._frames = [self._split(pl.concat(frames), self._closed_until_us)[1]]
             self._merge()
             self._find_first_due()
+
+    def take_over(self, states: pl.DataFrame, stored: int) -> None:
+        """Go on with open windows that another kernel had; ``stored`` is how many blobs there are of them."""
+        self._frames = [states] if states.height else []
+        self._merged_groups = states.height
+        self._stored = stored
+        self._find_first_due()
 
     @property
     def groups(self) -> int:
@@ -152,12 +160,17 @@ class WindowState:
         self._merged_groups = merged.height
 
 
-def encoded(frame: pl.DataFrame, rows_max: int | None = None) -> tuple[Blob, ...]:
-    """Return a frame as what is stored of it."""
+def encoded(
+    frame: pl.DataFrame,
+    rows_max: int | None = None,
+    *,
+    compression: Literal["lz4", "uncompressed"] = "lz4",
+) -> tuple[Blob, ...]:
+    """Return a frame as what is stored of it, in pieces of ``rows_max`` rows."""
     blobs = []
     for part in frame.iter_slices(rows_max or BLOB_GROUPS_MAX):
         sink = io.BytesIO()
-        part.write_ipc_stream(sink, compression="lz4", compat_level=pl.CompatLevel.oldest())
+        part.write_ipc_stream(sink, compression=compression, compat_level=pl.CompatLevel.oldest())
         data = sink.getvalue()
         blobs.append((part.height, crc32c.crc32c(data), data))
     return tuple(blobs)
@@ -172,4 +185,7 @@ def decoded(data: bytes, checksum: int, where: str) -> pl.DataFrame:
             expected=f"CRC32C {checksum:#010x}",
             next_step="run `millstream check` on the store, and restore a copy",
         )
-    return pl.read_ipc_stream(io.BytesIO(data))
+    frame = pl.read_ipc_stream(io.BytesIO(data))
+    # Integers may be stored as narrow as they can be.
+    narrow = [name for name, kind in frame.schema.items() if kind in (pl.Int8, pl.Int16, pl.Int32)]
+    return frame.with_columns(pl.col(narrow).cast(pl.Int64)) if narrow else frame

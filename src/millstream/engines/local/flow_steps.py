@@ -104,6 +104,10 @@ class StepRunner:
             id(step): _table_of(step) for step in steps if isinstance(step, Join | AsofJoin)
         }
 
+    def applied(self, rows: pl.DataFrame) -> pl.DataFrame:
+        """Return rows after the steps; without any step they are not touched."""
+        return self.apply(rows.lazy()).collect() if self._parts else rows
+
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """Return the frame after all the steps; nothing is computed yet."""
         for step, schema, where in self._parts:

@@ -18,13 +18,12 @@ from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_process_stage import ProcessStage, refuse_endless
 from millstream.engines.local.flow_stages import (
     LATE,
-    MARK,
-    TIMELY,
     UNTIMED,
     Advanced,
     AggregationStage,
     JoinStage,
     Stage,
+    sorted_out,
 )
 from millstream.engines.local.flow_state import StateChange
 from millstream.engines.local.flow_steps import StepRunner
@@ -41,8 +40,6 @@ from millstream.flows.watermark import (
     counting_partitions,
 )
 from millstream.primitives.histogram import Histogram
-
-FATE = "__ms_fate"
 
 
 @dataclass(frozen=True)
@@ -101,7 +98,7 @@ class StatelessStream:
         """Return the output of a micro-batch: the partitions one after the other."""
         del next_offsets, ends, bounded, idle
         frames = [
-            runner.apply(batch.frame.lazy()).collect()
+            runner.applied(batch.frame)
             for batch in taken
             if batch.frame.height
             for runner in self._runners[batch.source]
@@ -172,8 +169,7 @@ class StagedStream:
                 told.append(self._heads.empty(side))
                 aside.append(None)
                 continue
-            fate = first.fate(side, pl.col(MARK)).alias(FATE)
-            rows, others, counts = _sorted_out(frame.with_columns(fate).collect())
+            rows, others, counts = sorted_out(first, side, frame)
             told.append(rows)
             aside.append(others)
             late, untimed = late + counts[LATE], untimed + counts[UNTIMED]
@@ -269,7 +265,7 @@ class StagedStream:
         changes: list[StateChange] = []
         lost = {LATE: 0, UNTIMED: 0}
         for before, stage, time in zip(self._stages, self._stages[1:], self._times, strict=False):
-            told, _, counts = _sorted_out(rows.with_columns(stage.fate(0, None).alias(FATE)))
+            told, _, counts = sorted_out(stage, 0, rows)
             lost = {kind: lost[kind] + counts[kind] for kind in lost}
             known_us = TIME_MIN if time is None else before.watermark_behind_us(time)
             advanced = stage.advance([told], max(stage.closed_until_us, known_us))
@@ -352,15 +348,3 @@ def _lateness(plan: Plan) -> int:
     first = plan.first_stateful()
     assert first is not None
     return first.late_us
-
-
-def _sorted_out(
-    rows: pl.DataFrame,
-) -> tuple[pl.DataFrame, pl.DataFrame | None, Mapping[int, int]]:
-    """Return the timely rows, the others if there are some, and how many there are of each fate."""
-    counts = {LATE: 0, UNTIMED: 0}
-    if not rows[FATE].max():
-        return rows, None, counts
-    counts = {fate: int((rows[FATE] == fate).sum()) for fate in counts}
-    is_timely = pl.col(FATE) == TIMELY
-    return rows.filter(is_timely), rows.filter(~is_timely), counts

@@ -20,6 +20,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import TypeAlias
 
+import numpy as np
+import numpy.typing as npt
 import polars as pl
 
 from millstream.engines.local.flow_expression import UTC_TIME, truncated
@@ -76,6 +78,11 @@ class WindowKind(ABC):
     @abstractmethod
     def late_from(self, time: pl.Expr) -> pl.Expr:
         """Return for an event's time the watermark, in microseconds, from which on it is too late for all windows."""
+
+    def late_from_us(self, times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        """Return the same for many events, where that is simple arithmetic; else None."""
+        del times_us
+        return None
 
     @abstractmethod
     def split(
@@ -164,6 +171,9 @@ class _Tumbling(FixedKind):
     def end(self, start: pl.Expr) -> pl.Expr:
         return start + pl.duration(microseconds=self._size_us)
 
+    def late_from_us(self, times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        return (times_us // self._size_us + 1) * self._size_us
+
     def first_due_us(self, states: pl.DataFrame, after_us: int) -> int | None:
         # Nothing that is complete stays in the state of such windows; and this is asked for each micro-batch.
         del after_us
@@ -181,6 +191,10 @@ class _Hopping(_Tumbling):
         self._size_us = windows.size_us
         self._every_us = windows.every_us
         self._pane_us = math.gcd(windows.size_us, windows.every_us)
+
+    def late_from_us(self, times_us: npt.NDArray[np.int64]) -> npt.NDArray[np.int64] | None:
+        del times_us
+        return None
 
     def start(self, time: pl.Expr) -> pl.Expr:
         return truncated(time, self._every_us)
