@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from millstream.engines.local import flow_state
+from millstream.engines.local import flow_dense, flow_state
 from millstream.engines.local.delays import read_delays
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
@@ -229,7 +229,8 @@ def test_damaged_state_is_refused(world: LocalWorld) -> None:
 
 
 def test_the_changelog_stays_bounded(world: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(flow_state, "PARTIALS_MAX", 4)
+    for module in (flow_state, flow_dense):
+        monkeypatch.setattr(module, "PARTIALS_MAX", 4)
     append(world, *range(40))
     stop = StopAfter(40)
     hourly(world).stream(stop=stop, progress=stop.progress, batch_events=1)

@@ -26,6 +26,7 @@ _BUCKETS = _STEPS * 60
 _HEAD = struct.Struct("<BQQQQqH")
 _CELL = struct.Struct("<HQ")
 _VERSION = 1
+_EXACT = 2**53
 
 
 class Histogram:
@@ -135,7 +136,9 @@ def _cell_of(value: int) -> int:
 
 def _cells_of(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     # A float is an exponent and, behind it, the digits: its first bits are the cell, but for where counting begins.
-    # Exact below 2^53, which is 285 years in microseconds.
+    if int(values.max()) >= _EXACT:
+        # So large a number would be rounded, perhaps up into the next cell; its last digits do not matter.
+        values = np.where(values < _EXACT, values, values >> 11 << 11)
     digits = values.astype(np.float64).view(np.int64) >> (52 - _STEP_BITS)
     cells = np.minimum(digits - ((1023 + _STEP_BITS - 1) << _STEP_BITS), _BUCKETS - 1)
     return cells if int(values.min()) >= _STEPS else np.where(values < _STEPS, values, cells)

@@ -93,10 +93,17 @@ def computed(
     Polars' ``select`` gives one row for what is constant, or becomes so when it is optimized;
     ``with_columns`` never does.
     """
+    return computing(columns, schema, carried=carried)(frame)
+
+
+def computing(
+    columns: Sequence[tuple[str, Expression]], schema: pa.Schema, *, carried: Sequence[str] = ()
+) -> Callable[[pl.LazyFrame], pl.LazyFrame]:
+    """Return ``computed`` for many frames: compiled once."""
     temporary = [f"__ms_c{index}" for index in range(len(columns))]
     added = [compiled(e, schema).alias(t) for t, (_, e) in zip(temporary, columns, strict=True)]
     renamed = [pl.col(t).alias(name) for t, (name, _) in zip(temporary, columns, strict=True)]
-    return frame.with_columns(added).select([*renamed, *carried])
+    return lambda frame: frame.with_columns(added).select([*renamed, *carried])
 
 
 def can_fail(expression: Expression, schema: pa.Schema) -> bool:

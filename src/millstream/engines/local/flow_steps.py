@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeAlias
 
 import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_events import EventCaller, Failures
-from millstream.engines.local.flow_expression import can_fail, compiled, computed, polars_schema
+from millstream.engines.local.flow_expression import can_fail, compiled, computing, polars_schema
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.flows.steps import (
     AsofJoin,
@@ -26,6 +27,8 @@ from millstream.flows.steps import (
 from millstream.primitives.errors import MillstreamError, StepError
 from millstream.primitives.schema import describe
 
+Applied: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
+
 _KEEP = "__ms_keep"
 _RIGHT = "__ms_right_"
 
@@ -34,8 +37,9 @@ def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """Return the frame as a table of exactly ``schema``."""
     if not frame.height:
         return schema.empty_table()  # as most micro-batches have it, and at a hundredth of the time
-    table = frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest())
-    return table.cast(schema)
+    chosen = frame if frame.columns == schema.names else frame.select(schema.names)
+    table = chosen.to_arrow(compat_level=pl.CompatLevel.oldest())
+    return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
 
 
 def from_arrow(table: pa.Table | pa.RecordBatch) -> pl.DataFrame:
@@ -94,15 +98,12 @@ class StepRunner:
         """``schema`` is that of the first step's input; messages name the steps by ``numbers``."""
         self.carried = carried
         self._failures = failures
-        self._parts: list[tuple[Step, pa.Schema, str]] = []
+        self._parts: list[Applied] = []
         for number, step in zip(numbers, steps, strict=True):
             where = f"step {number}, {step.name}"
-            self._parts.append((step, schema, where))
+            self._parts.append(self._compiled(step, schema, where))
             schema = step.output(schema, where=where)
         self.schema = schema
-        self._tables = {
-            id(step): _table_of(step) for step in steps if isinstance(step, Join | AsofJoin)
-        }
 
     def applied(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return rows after the steps; without any step they are not touched."""
@@ -110,55 +111,32 @@ class StepRunner:
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """Return the frame after all the steps; nothing is computed yet."""
-        for step, schema, where in self._parts:
-            frame = self._apply(step, schema, where, frame)
+        for part in self._parts:
+            frame = part(frame)
         return frame
 
-    def _apply(
-        self, step: Step, schema: pa.Schema, where: str, frame: pl.LazyFrame
-    ) -> pl.LazyFrame:
+    def _compiled(self, step: Step, schema: pa.Schema, where: str) -> Applied:
+        """Return what applies a step to a frame."""
         match step:
             case Filter(condition=condition):
                 kept = compiled(condition, schema)
                 if not can_fail(condition, schema):
-                    return frame.filter(kept)
+                    return lambda frame: frame.filter(kept)
                 # As a column of its own it is not computed for rows that an earlier filter drops.
-                return frame.with_columns(kept.alias(_KEEP)).filter(_KEEP).drop(_KEEP)
+                told = kept.alias(_KEEP)
+                return lambda frame: frame.with_columns(told).filter(_KEEP).drop(_KEEP)
             case WithColumns(columns=columns):
-                return frame.with_columns([compiled(e, schema).alias(name) for name, e in columns])
+                added = [compiled(e, schema).alias(name) for name, e in columns]
+                return lambda frame: frame.with_columns(added)
             case Select(columns=columns):
-                return computed(frame, columns, schema, carried=self.carried)
+                return computing(columns, schema, carried=self.carried)
             case Join():
-                return frame.join(
-                    self._tables[id(step)].lazy(),
-                    left_on=list(step.left_on),
-                    right_on=list(step.right_on),
-                    how=step.how,  # type: ignore[arg-type]  # checked when the plan was built
-                    nulls_equal=False,
-                    maintain_order="left",
-                    coalesce=True,
-                )
+                table = _table_of(step)
+                return lambda frame: _joined(step, frame, table)
             case AsofJoin():
-                return self._joined_asof(step, frame)
-        return self._apply_rows(step, schema, where, frame)
-
-    def _joined_asof(self, step: AsofJoin, frame: pl.LazyFrame) -> pl.LazyFrame:
-        table = self._tables[id(step)]
-        time = f"{_RIGHT}{step.right_on}"
-        kind = table.schema[step.right_on]
-        within: float | str | None = step.tolerance
-        if within is not None and kind.is_temporal():
-            within = f"{int(within)}us"
-        joined = frame.sort(step.on).join_asof(
-            table.lazy().rename({step.right_on: time}),
-            left_on=step.on,
-            right_on=time,
-            by_left=list(step.by) or None,
-            by_right=list(step.right_by) or None,
-            tolerance=within,
-            check_sortedness=False,  # it cannot be checked within keys; both sides are sorted
-        )
-        return joined.drop(time)
+                table = _table_of(step)
+                return lambda frame: _joined_asof(step, frame, table)
+        return lambda frame: self._apply_rows(step, schema, where, frame)
 
     def _apply_rows(
         self, step: Step, schema: pa.Schema, where: str, frame: pl.LazyFrame
@@ -180,6 +158,36 @@ class StepRunner:
             case Limit(rows=rows):
                 return frame.head(rows)
         raise AssertionError(f"{step.name} is not a stateless step")
+
+
+def _joined(step: Join, frame: pl.LazyFrame, table: pl.DataFrame) -> pl.LazyFrame:
+    return frame.join(
+        table.lazy(),
+        left_on=list(step.left_on),
+        right_on=list(step.right_on),
+        how=step.how,  # type: ignore[arg-type]  # checked when the plan was built
+        nulls_equal=False,
+        maintain_order="left",
+        coalesce=True,
+    )
+
+
+def _joined_asof(step: AsofJoin, frame: pl.LazyFrame, table: pl.DataFrame) -> pl.LazyFrame:
+    time = f"{_RIGHT}{step.right_on}"
+    kind = table.schema[step.right_on]
+    within: float | str | None = step.tolerance
+    if within is not None and kind.is_temporal():
+        within = f"{int(within)}us"
+    joined = frame.sort(step.on).join_asof(
+        table.lazy().rename({step.right_on: time}),
+        left_on=step.on,
+        right_on=time,
+        by_left=list(step.by) or None,
+        by_right=list(step.right_by) or None,
+        tolerance=within,
+        check_sortedness=False,  # it cannot be checked within keys; both sides are sorted
+    )
+    return joined.drop(time)
 
 
 def _table_of(step: Join | AsofJoin) -> pl.DataFrame:
