@@ -6,10 +6,12 @@ from benchmarks.command import bench_command
 from benchmarks.harness import Scenario
 from benchmarks.stream.flights import flights
 from benchmarks.stream.latency import latency
+from benchmarks.stream.state import state
 from benchmarks.stream.throughput import throughput
 
 SCENARIOS: dict[str, Scenario] = {
     "throughput": throughput,
+    "state": state,
     "latency": latency,
     "flights": flights,
 }

@@ -18,7 +18,9 @@ from pathlib import Path
 from benchmarks.harness import Unavailable, Values, reason_of
 from benchmarks.programs import descendants, peak_resident_mib
 
-WINDOWS, RELAY = "windows", "relay"
+WINDOWS, STATE, RELAY = "windows", "state", "relay"
+TELL_EVERY = 100
+"""``state`` tells of a key with each so many of its events."""
 RATE, PEAK = "events/s", "peak"
 WINDOW_US, LATE_US = 10_000_000, 1_000_000
 PEERS_VARIABLE = "BENCHMARK_PEERS"
@@ -27,7 +29,7 @@ PEERS_VARIABLE = "BENCHMARK_PEERS"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One thing to do: count and sum by key and window, or pass single events on."""
+    """One thing to do: count and sum by key and window, or by key in a function of Python, or pass single events on."""
 
     work: str
     place: str
@@ -35,7 +37,10 @@ class Job:
     source: str = ""
     """A directory of events: see ``events.py``."""
     result: str = ""
-    """A directory for ``start_us, key, hits, total`` as Parquet, or as CSV without a header."""
+    """A directory for ``start_us, key, hits, total`` as Parquet, or as CSV without a header.
+
+    For ``state`` the first column is how many events the key has had, too.
+    """
     keys: str = ""
     events: int = 0
     batch_events: int = 0
@@ -55,6 +60,8 @@ class Peer:
     events: int = 4_000_000
     """How many events it gets at most, so that a round takes seconds."""
     relays: bool = True
+    remembers: bool = False
+    """Whether it can keep the state of a Python function by key, and does so here."""
 
     def python(self) -> str:
         """Return its interpreter. Raises Unavailable if it is not installed."""

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 
 import millstream as ms
 from benchmarks.harness import Values
-from benchmarks.stream.contract import PEAK, RATE, WINDOWS, Job, answer, peak_mib
+from benchmarks.stream.contract import PEAK, RATE, STATE, TELL_EVERY, WINDOWS, Job, answer, peak_mib
 from benchmarks.stream.events import INTEGER, events, parts
 from millstream.cli.flights.data import departures
 from millstream.cli.flights.hourly import STREAM_EVENTS, first_difference, hourly
@@ -54,6 +56,47 @@ def windows(job: Job) -> Values:
         return values
 
 
+def state(job: Job) -> Values:
+    """Stream the log to its end through a function that remembers, a commit for each micro-batch."""
+    with _app(job) as app:
+        _remembering(app, job, "warm").stream(until="end", batch_events=job.batch_events)
+        flow = _remembering(app, job, "events")
+        began = time.perf_counter()
+        report = flow.stream(until="end", batch_events=job.batch_events)
+        elapsed = time.perf_counter() - began
+        if report.rows_in != job.events:
+            raise RuntimeError(f"{report.rows_in} events, not {job.events}")
+        told = app.read("state_events").select("key", "hits", "total", start_us=ms.col("hits"))
+        Path(job.result).mkdir()
+        pq.write_table(told.collect(), Path(job.result) / "result.parquet")
+        return {RATE: job.events / elapsed, PEAK: peak_mib(), SECONDS: elapsed}
+
+
+@dataclass(slots=True)
+class Kept:
+    """What is remembered of a key."""
+
+    hits: int = 0
+    total: int = 0
+
+
+def remember(event: dict[str, Any], context: ms.KeyedContext[Kept]) -> dict[str, Any] | None:
+    """Count and sum; tell now and then."""
+    kept = context.state
+    kept.hits += 1
+    kept.total += event["value"]
+    if kept.hits % TELL_EVERY:
+        return None
+    return {"key": context.key, "hits": kept.hits, "total": kept.total}
+
+
+def _remembering(app: ms.App, job: Job, name: str) -> ms.Flow:
+    key = int if job.keys == INTEGER else str
+    keyed = app.read(_topic(app, job, name)).select("key", "value").key_by("key")
+    told = keyed.process(remember, {"key": key, "hits": int, "total": int}, state=Kept)
+    return told.write(f"state_{name}")
+
+
 def _app(job: Job) -> ms.App:
     return ms.App("bench", store=Path(job.place) / "bench.mill", durability=job.topic_durability)
 
@@ -96,4 +139,6 @@ def flights(job: Job) -> Values:
 
 
 if __name__ == "__main__":
-    answer({FILL: fill, WINDOWS: windows, FILL_FLIGHTS: fill_flights, FLIGHTS: flights})
+    answer(
+        {FILL: fill, WINDOWS: windows, STATE: state, FILL_FLIGHTS: fill_flights, FLIGHTS: flights}
+    )

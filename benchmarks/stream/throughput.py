@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,13 +46,13 @@ class Case:
     keys: str
     directory: Path
     expected: Expected
+    work: str = WINDOWS
 
     def job(self, place: Path, events: int) -> Job:
         """Return the work in a directory of its own."""
         source = self.directory / str(events)
-        return Job(
-            WINDOWS, str(place), str(source), str(place / "result"), keys=self.keys, events=events
-        )
+        result = str(place / "result")
+        return Job(self.work, str(place), str(source), result, keys=self.keys, events=events)
 
 
 def throughput(settings: Settings) -> list[Figure]:
@@ -62,14 +62,14 @@ def throughput(settings: Settings) -> list[Figure]:
 
 def _figures(settings: Settings, keys: str) -> list[Figure]:
     peers = wanted(settings)
-    case = _case(settings, keys, {_count(settings, peer) for peer in [OURS, *peers]})
-    contenders = [Contender(OWN, partial(_measure_own, case, _count(settings, OURS)))]
+    case = case_of(settings, keys, {count_for(settings, peer) for peer in [OURS, *peers]})
+    contenders = [Contender(OWN, partial(measure_own, case, BATCHES, count_for(settings, OURS)))]
     contenders += [
-        Contender(peer.name, partial(measure_windows, case, peer, _count(settings, peer)))
+        Contender(peer.name, partial(measure_peer, case, peer, count_for(settings, peer)))
         for peer in peers
     ]
     outcome = run_rounds(contenders, settings, title=f"throughput, {keys} keys")
-    counts = ", ".join(f"{peer.name} {_count(settings, peer):,}" for peer in [OURS, *peers])
+    counts = ", ".join(f"{peer.name} {count_for(settings, peer):,}" for peer in [OURS, *peers])
     note = f"{KEYS:,} keys, windows of 10 s, up to 1 s of disorder; events: {counts}"
     figures = []
     for batch in BATCHES:
@@ -96,25 +96,26 @@ def _figure(outcome: Outcome, own: str, peers: str, name: str, target: float, no
     return Figure(name, outcome.of(OWN, own), RATE, PROCESS, target, peers=theirs, notes=(note,))
 
 
-def _count(settings: Settings, peer: Peer) -> int:
+def count_for(settings: Settings, peer: Peer) -> int:
+    """Return how many events a system gets."""
     return settings.scaled(min(_EVENTS, peer.events), _EVENTS_QUICK)
 
 
-def _case(settings: Settings, keys: str, counts: set[int]) -> Case:
+def case_of(settings: Settings, keys: str, counts: set[int], work: str = WINDOWS) -> Case:
     """Write the events, and let the plain loop say what comes out of them."""
-    directory = settings.directory / f"events-{keys}"
+    directory = settings.directory / f"events-{keys}-{work}"
     expected = {}
     for count in counts:
         write_events(directory / str(count), count, keys)
         place = directory / f"expected-{count}"
         place.mkdir()
-        case = Case(keys, directory, {})
+        case = Case(keys, directory, {}, work)
         values_of(PLAIN.command(case.job(place, count)), timeout_s=_TIMEOUT_S)
         expected[count] = _result(place / "result")
-    return Case(keys, directory, expected)
+    return Case(keys, directory, expected, work)
 
 
-def measure_windows(case: Case, peer: Peer, count: int, place: Path) -> Values:
+def measure_peer(case: Case, peer: Peer, count: int, place: Path) -> Values:
     """Run a peer in a directory. Raises Unavailable, or RuntimeError if its result is a wrong one."""
     job = case.job(place, count)
     values = values_of(peer.command(job), timeout_s=_TIMEOUT_S)
@@ -122,9 +123,10 @@ def measure_windows(case: Case, peer: Peer, count: int, place: Path) -> Values:
     return values
 
 
-def _measure_own(case: Case, count: int, place: Path) -> Values:
+def measure_own(case: Case, batches: Sequence[int], count: int, place: Path) -> Values:
+    """Fill a log and stream it, once for each size of micro-batches. Raises RuntimeError for a wrong result."""
     values: dict[str, float] = {}
-    for batch in BATCHES:
+    for batch in batches:
         (place / str(batch)).mkdir()
         job = replace(case.job(place / str(batch), count), batch_events=batch)
         filled = values_of(OURS.command(replace(job, work=FILL)), timeout_s=_TIMEOUT_S)

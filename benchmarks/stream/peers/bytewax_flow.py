@@ -20,6 +20,8 @@ from benchmarks.stream.contract import (
     PEAK,
     RATE,
     RELAY,
+    STATE,
+    TELL_EVERY,
     WINDOW_US,
     WINDOWS,
     Job,
@@ -76,6 +78,36 @@ def _windows_flow(job: Job, found: list[Any]) -> Any:
     return flow
 
 
+def state(job: Job) -> Values:
+    """Keep a count and a sum of each key."""
+    op = installed("bytewax.operators")
+    found: list[tuple[str, tuple[int, int]]] = []
+    flow = installed("bytewax.dataflow").Dataflow("state")
+    batches = map(_items, parts(job.source, _BATCH_EVENTS))
+    events = op.input("events", flow, _source(lambda: next(batches, None)))
+    told = op.filter_value("tell", op.stateful_map("count", events, _remember), _is_told)
+    op.output("results", told, installed("bytewax.testing").TestingSink(found))
+    began = time.perf_counter()
+    installed("bytewax.testing").run_main(flow)
+    values = {RATE: job.events / (time.perf_counter() - began), PEAK: peak_mib()}
+    is_integer = job.keys == INTEGER
+    rows = [(kept[0], int(key) if is_integer else key, *kept) for key, kept in found]
+    write_result(job.result, rows)
+    return values
+
+
+def _remember(
+    kept: tuple[int, int] | None, event: tuple[datetime, int]
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    hits, total = kept or (0, 0)
+    after = (hits + 1, total + event[1])
+    return after, after
+
+
+def _is_told(kept: tuple[int, int]) -> bool:
+    return kept[0] % TELL_EVERY == 0
+
+
 def _items(batch: pa.RecordBatch) -> list[tuple[str, tuple[datetime, int]]]:
     # It takes no other UTC than that of datetime, and pyarrow gives another one.
     offsets = (at - START_US for at in batch["at"].cast("int64").to_pylist())
@@ -128,4 +160,4 @@ def _sink(give: Any) -> Any:
 
 
 if __name__ == "__main__":
-    answer({WINDOWS: windows, RELAY: relay})
+    answer({WINDOWS: windows, STATE: state, RELAY: relay})

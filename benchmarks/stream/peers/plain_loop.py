@@ -14,6 +14,8 @@ from benchmarks.stream.contract import (
     PEAK,
     RATE,
     RELAY,
+    STATE,
+    TELL_EVERY,
     WINDOW_US,
     WINDOWS,
     Job,
@@ -65,6 +67,31 @@ def aggregate(source: str) -> list[Row]:
     return done
 
 
+def state(job: Job) -> Values:
+    """Call a function with each event and the state of its key."""
+    began = time.perf_counter()
+    states: dict[int | str, list[int]] = {}
+    rows: list[Row] = []
+    for batch in parts(job.source, _BATCH_EVENTS):
+        keys, values = batch.column("key").to_pylist(), batch.column("value").to_pylist()
+        for key, value in zip(keys, values, strict=True):
+            kept = states.get(key)
+            if kept is None:
+                kept = states[key] = [0, 0]
+            if (row := remember(key, value, kept)) is not None:
+                rows.append(row)
+    values_found = {RATE: job.events / (time.perf_counter() - began), PEAK: peak_mib()}
+    write_result(job.result, rows)
+    return values_found
+
+
+def remember(key: int | str, value: int, kept: list[int]) -> Row | None:
+    """Count and sum; tell now and then."""
+    kept[0] += 1
+    kept[1] += value
+    return None if kept[0] % TELL_EVERY else (kept[0], key, kept[0], kept[1])
+
+
 def relay(job: Job) -> Values:
     """Pass single events on."""
     relay_lines(job.ports)
@@ -72,4 +99,4 @@ def relay(job: Job) -> Values:
 
 
 if __name__ == "__main__":
-    answer({WINDOWS: windows, RELAY: relay})
+    answer({WINDOWS: windows, STATE: state, RELAY: relay})

@@ -6,6 +6,7 @@ becomes bytes when a micro-batch is over, once for each key that was touched: ``
 
 from __future__ import annotations
 
+import functools
 import heapq
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
@@ -332,7 +333,16 @@ def _no_row(given: object) -> SchemaError:
 
 def _dicts(rows: pl.DataFrame) -> Iterator[dict[str, Any]]:
     columns = [_values(rows[name]) for name in rows.columns]
-    return map(dict, map(zip, repeat(rows.columns), zip(*columns, strict=True)))
+    return map(_maker(tuple(rows.columns)), *columns)
+
+
+@functools.lru_cache(maxsize=64)
+def _maker(names: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+    """Return a function that makes a dict of values: written out, it takes half the time of ``dict(zip(…))``."""
+    places = [f"v{number}" for number in range(len(names))]
+    items = ", ".join(f"{name!r}: {place}" for name, place in zip(names, places, strict=True))
+    maker: Callable[..., dict[str, Any]] = eval(f"lambda {', '.join(places)}: {{{items}}}")
+    return maker
 
 
 def _values(column: pl.Series) -> list[Any]:
