@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, make_dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
 from millstream.flows.windows import tumbling
-from millstream.primitives.errors import PlanError, StepError
+from millstream.primitives.errors import StepError
 from millstream.primitives.schema import Timestamp
 from millstream.testing import FlowTest
 from millstream.testing.flows_suite import LocalWorld, at, in_order
@@ -180,6 +180,78 @@ def test_a_key_without_events_is_forgotten_after_its_time_to_live(tmp_path: Path
     assert counts == [("a", 1), ("b", 1), ("b", 2), ("c", 1), ("a", 1), ("c", 2)]
 
 
+def test_a_key_is_over_exactly_after_its_time_to_live_and_a_timer_keeps_it(
+    tmp_path: Path,
+) -> None:
+    # minute     0       10         30                 ttl 20m
+    # a          1                  1    over: a timer alone, of b, keeps a key
+    # b          1  ⏰ 40 ………………    2
+    # c                  1          1    over after exactly 20 minutes
+    def count(event: Row, context: Context) -> Row:
+        context.state += 1
+        if event["page"] == "wait":
+            context.set_timer(at(40))
+        return {"user": context.key, "n": context.state}
+
+    def flow_of(app: ms.App) -> Flow:
+        keyed = topic_of(app).key_by("user", time="at", ttl="20m")
+        schema = {"user": str, "n": int}
+        return keyed.process(count, schema, state=int, on_timer=lambda _: None).write("counts")
+
+    with FlowTest(flow_of, tmp_path) as flow:
+        flow.feed("clicks", [click("a", "1", 0), click("b", "wait", 0), click("c", "1", 10)])
+        flow.feed("clicks", [click("a", "2", 30), click("b", "2", 30), click("c", "2", 30)])
+        flow.end()
+        counts = [(row["user"], row["n"]) for row in flow.emitted()]
+    assert counts == [("a", 1), ("b", 1), ("c", 1), ("a", 1), ("b", 2), ("c", 1)]
+
+
+def test_a_timer_comes_behind_the_events_of_its_time(world: LocalWorld) -> None:
+    def note(event: Row, context: Context) -> Row:
+        for minute in (4, 5):
+            context.set_timer(at(minute), str(minute))
+        return {"what": event["page"]}
+
+    world.append("clicks", [click("a", "first", 0), click("b", "second", 5)])
+    keyed = world.read("clicks").key_by("user", time="at")
+    flow = keyed.process(note, {"what": str}, on_timer=lambda c: {"what": f"{c.key}{c.timer}"})
+    told = [row["what"] for row in flow.collect().to_pylist()]
+    # The timers of b are set for a time that has passed, and come right behind it.
+    assert told == ["first", "a4", "second", "b4", "a5", "b5"]
+
+
+def test_timers_of_the_clock_leave_event_time_alone(tmp_path: Path) -> None:
+    def wait(event: Row, context: Context) -> Row:
+        context.state += 1
+        context.set_clock_timer("5m", "clock")
+        return {"what": event["user"], "n": context.state, "at": context.time}
+
+    def ring(context: Context) -> Row:
+        if context.timer == "clock":
+            context.set_timer(at(-100), "passed")
+        return {"what": context.timer, "n": context.state, "at": context.time}
+
+    def flow_of(app: ms.App) -> Flow:
+        keyed = topic_of(app).key_by("user", time="at", ttl="30m")
+        schema = {"what": str, "n": int, "at": Timestamp}
+        return keyed.process(wait, schema, state=int, on_timer=ring).write("out")
+
+    with FlowTest(flow_of, tmp_path) as flow:
+        flow.feed("clicks", [click("a", "1", 0), click("b", "1", 10)])
+        flow.restart()
+        flow.advance("5m")
+        rung_at = flow.clock.now_us()
+        told = flow.emitted()
+        assert [(row["what"], row["n"]) for row in told] == [("a", 1), ("clock", 1)]
+        assert told[1]["at"].timestamp() * 1e6 == rung_at
+        # The timer that was set for the past comes where event time has come to.
+        flow.feed("clicks", [click("b", "2", 12)])
+        assert {"what": "passed", "n": 1, "at": at(10)} in flow.emitted()
+        # What the clock says is no event: a is over 30 minutes of event time after its last.
+        flow.feed("clicks", [click("a", "2", 41), click("b", "3", 50)])
+        assert {"what": "a", "n": 1, "at": at(41)} in flow.emitted()
+
+
 def test_all_events_may_belong_together(world: LocalWorld) -> None:
     world.append("clicks", [click(user, "1", n) for n, user in enumerate("abcab")])
     flow = count_of(world.read("clicks"), time="at")
@@ -289,6 +361,23 @@ def test_a_timer_that_fails_is_left_out_and_the_key_is_as_before(world: LocalWor
     assert json.loads(letter["event"]) == {"key": "b", "timer": "", "time": "2026-01-01T00:11:00Z"}
 
 
+def test_what_a_failed_call_has_set_is_taken_back(world: LocalWorld) -> None:
+    def half(event: Row, context: Context) -> None:
+        context.set_timer(at(30), event["page"])
+        if event["page"] == "bad":
+            context.clear()
+            context.cancel_timer("good")
+            raise ValueError
+
+    world.append("clicks", [click("a", "good", 0), click("a", "bad", 1)])
+    flow = (
+        world.read("clicks")
+        .key_by("user", time="at")
+        .process(half, {"t": str}, on_timer=lambda c: {"t": c.timer}, on_error="skip")
+    )
+    assert flow.collect().to_pylist() == [{"t": "good"}]
+
+
 def test_what_the_function_gives_has_to_fit(world: LocalWorld) -> None:
     world.append("clicks", [click("a", "1", 5)])
     keyed = world.read("clicks").key_by("user", time="at")
@@ -389,36 +478,3 @@ def test_bad_timers_are_refused(world: LocalWorld) -> None:
     for saying, flow in flows.items():
         with refused(StepError, saying):
             flow.run()
-
-
-def test_a_changed_type_of_state_goes_on_if_it_can_hold_what_was_kept(world: LocalWorld) -> None:
-    world.append("clicks", [click("a", "1", 5)])
-
-    def streamed(kind: type) -> None:
-        def step(event: Row, context: Context) -> Row:
-            context.state.n += 1
-            return {"n": context.state.n}
-
-        keyed = world.read("clicks").key_by("user")
-        keyed.process(step, {"n": int}, state=kind).write("out").stream(until="end")
-
-    streamed(make_dataclass("Count", [("n", int, field(default=0))]))
-    world.append("clicks", [click("a", "2", 6)])
-    more = [("n", int, field(default=0)), ("label", str, field(default="new"))]
-    streamed(make_dataclass("Count", more))
-    assert [row["n"] for row in world.events("out")] == [1, 2]
-    with refused(PlanError, "the state that was kept of key 'a' is no Count", "Expected `str`"):
-        streamed(make_dataclass("Count", [("n", str, field(default=""))]))
-    with refused(PlanError, "process(state=Count)", "process(state=Other)"):
-        streamed(make_dataclass("Other", [("n", int, field(default=0))]))
-
-
-def test_state_that_cannot_be_kept_is_refused(world: LocalWorld) -> None:
-    world.append("clicks", [click("a", "1", 5)])
-
-    def odd(event: Row, context: Context) -> None:
-        context.state["x"] = object()
-
-    flow = world.read("clicks").key_by("user").process(odd, {"n": int}, state=dict).write("out")
-    with refused(StepError, "the state of key 'a' cannot be kept"):
-        flow.stream(until="end")

@@ -1,9 +1,9 @@
-"""What does not fit a function with state is refused when the plan is built."""
+"""What does not fit a function with state, or what was kept of it, is refused."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import make_dataclass
+from dataclasses import field, make_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ import pytest
 from millstream.flows import aggregate as agg
 from millstream.flows.flow import Flow
 from millstream.flows.windows import tumbling
-from millstream.primitives.errors import PlanError
+from millstream.primitives.errors import PlanError, StepError
 from millstream.primitives.schema import Timestamp
-from millstream.testing.flows_suite import LocalWorld
+from millstream.testing.flows_suite import LocalWorld, at
+from tests.refusals import refused
 
 
 @pytest.fixture
@@ -22,6 +23,9 @@ def world(store_path: Path) -> Iterator[LocalWorld]:
     with LocalWorld(store_path) as world:
         world.topic("clicks", {"user": str, "page": str, "at": Timestamp | None})
         yield world
+
+
+CLICK = {"user": "a", "page": "1", "at": at(5)}
 
 
 def numbered(event: dict[str, Any], context: Any) -> dict[str, Any]:
@@ -112,3 +116,36 @@ def test_what_does_not_fit_is_refused_when_the_plan_is_built(world: LocalWorld, 
     assert saying in str(error)
     assert error.where
     assert error.expected
+
+
+def test_a_changed_type_of_state_goes_on_if_it_can_hold_what_was_kept(world: LocalWorld) -> None:
+    world.append("clicks", [CLICK])
+
+    def streamed(kind: type) -> None:
+        def step(event: dict[str, Any], context: Any) -> dict[str, Any]:
+            context.state.n += 1
+            return {"n": context.state.n}
+
+        keyed = world.read("clicks").key_by("user")
+        keyed.process(step, {"n": int}, state=kind).write("out").stream(until="end")
+
+    streamed(make_dataclass("Count", [("n", int, field(default=0))]))
+    world.append("clicks", [CLICK])
+    more = [("n", int, field(default=0)), ("label", str, field(default="new"))]
+    streamed(make_dataclass("Count", more))
+    assert [row["n"] for row in world.events("out")] == [1, 2]
+    with refused(PlanError, "the state that was kept of key 'a' is no Count", "Expected `str`"):
+        streamed(make_dataclass("Count", [("n", str, field(default=""))]))
+    with refused(PlanError, "process(state=Count)", "process(state=Other)"):
+        streamed(make_dataclass("Other", [("n", int, field(default=0))]))
+
+
+def test_state_that_cannot_be_kept_is_refused(world: LocalWorld) -> None:
+    world.append("clicks", [CLICK])
+
+    def odd(event: dict[str, Any], context: Any) -> None:
+        context.state["x"] = object()
+
+    flow = world.read("clicks").key_by("user").process(odd, {"n": int}, state=dict).write("out")
+    with refused(StepError, "the state of key 'a' cannot be kept"):
+        flow.stream(until="end")

@@ -17,7 +17,7 @@ from millstream.engines.local import flow_dense, flow_dense_keys, flow_state
 from millstream.engines.local.flow_aggregate import GroupKernel
 from millstream.engines.local.flow_dense import DenseWindows, dense_windows
 from millstream.engines.local.flow_dense_keys import TooLarge
-from millstream.engines.local.flow_state import Blob, StateChange, WindowState
+from millstream.engines.local.flow_state import Blob, StateChange, WindowState, decoded
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.plan import Aggregation, Window
@@ -133,6 +133,9 @@ def test_arrays_give_what_polars_gives(
             until_us += minutes * MINUTE_US
             closed, change = arrays.advance(frame, until_us)
             ours.store(change)
+            for _, checksum, data in change.blobs:
+                starts = decoded(data, checksum, "here")["window_start"].to_physical()
+                assert (starts + 2 * MINUTE_US > until_us).all()
             expected, change = frames.advance(kernel.partial(frame.lazy()).collect(), until_us)
             theirs.store(change)
             closed_until_us = max(closed_until_us, until_us)
@@ -144,6 +147,14 @@ def test_arrays_give_what_polars_gives(
             left = general(kernel, blobs, closed_until_us).advance(None, last_us)[0]
             held = given_rows(kernel, arrays.states() if arrays.groups else None)
             assert_frame_equal(given_rows(kernel, left), held)
+
+
+def test_a_sum_may_pass_64_bits_on_its_way() -> None:
+    kernel = GroupKernel(aggregation("k"), SCHEMA, where="here")
+    arrays = dense("k", kernel, Kept(), TIME_MIN)
+    for rows in ([2**61] * 4, [-(2**61)] * 2):
+        arrays.advance(frame_of([(1, "a", n, 0.0, 0) for n in rows], TIME_MIN), TIME_MIN)
+    assert kernel.final(arrays.states())["total"].to_list() == [2**62]
 
 
 @given(steps=STEPS)
