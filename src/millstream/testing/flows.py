@@ -134,7 +134,7 @@ class FlowTest:
                 return
 
     def advance(self, duration: Duration) -> None:
-        """Let time pass on the wall without an event, and let the flow look; only ``idle=`` gives that a meaning."""
+        """Let time pass on the wall without an event, and let the flow look: for ``idle=``, and timers of the clock."""
         self._started()
         self.clock.advance(duration)
         self.step()
@@ -170,9 +170,10 @@ class FlowTest:
         return self._new(f"{self.flow.name}.dead")
 
     def held(self, state: int = 0) -> list[Row]:
-        """Return what the flow keeps: open windows as they would be emitted now, or rows that wait for a partner.
+        """Return what the flow keeps: open windows as they would be emitted now, or rows that wait.
 
-        ``state`` counts aggregations from 0; of a join 0 is its left side, 1 its right, and aggregations follow.
+        ``state`` counts from 0, step by step: a join has two, the rows of its left and of its right side; an
+        aggregation one; a ``process`` two, the rows whose time has not come, and its keys with state and timers.
         """
         from millstream.testing.flow_held import held_rows
 
