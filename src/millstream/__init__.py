@@ -10,6 +10,8 @@ from millstream.app import App
 from millstream.flows.aggregate import (
     Aggregate,
     aggregator,
+    approx_n_unique,
+    approx_quantile,
     arg_max,
     arg_min,
     collect,
@@ -84,6 +86,8 @@ __all__ = [
     "Topic",
     "Unique",
     "aggregator",
+    "approx_n_unique",
+    "approx_quantile",
     "arg_max",
     "arg_min",
     "calendar",

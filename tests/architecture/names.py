@@ -28,6 +28,8 @@ EXPORTED = [
     "Topic",
     "Unique",
     "aggregator",
+    "approx_n_unique",
+    "approx_quantile",
     "arg_max",
     "arg_min",
     "calendar",

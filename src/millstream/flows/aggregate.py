@@ -13,19 +13,21 @@ result: *partial* turns rows into a small state, *merge* joins two states, *fina
     var, std             n, mean, m2                   m2 / (n - ddof), its root; null if n <= ddof
     n_unique             the distinct values           how many; nulls are not counted
     quantile             the values                    sorted, linear interpolation
+    approx_n_unique      a HyperLogLog sketch          how many, about; nulls are not counted
+    approx_quantile      counts of logarithmic buckets the value of that rank, about
     collect (by)         the values, with their order  a list in that order, then by value
     top_k                the k greatest values         a list, the greatest first
     a user's own         what ``add`` and ``merge`` make   what ``finish`` makes of it
 
 Nulls are ignored by all but ``count()``. var and std merge as in Chan, Golub and LeVeque, "Updating formulae and a
-pairwise algorithm for computing sample variances" (1979).
+pairwise algorithm for computing sample variances" (1979). The sketches are those of ``engines/local/flow_sketches.py``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -43,6 +45,9 @@ from millstream.flows.kinds import (
 from millstream.primitives.errors import PlanError
 
 _SUMMED = (INTEGER, FLOAT, DURATION)
+N_UNIQUE_ERRORS: Final = (0.005, 0.25)
+QUANTILE_ERRORS: Final = (0.001, 0.25)
+"""Which errors a sketch can be asked for: the least bounds its size."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ class Aggregate:
     q: float | None = None
     ddof: int | None = None
     k: int | None = None
+    error: float | None = None
     own: OwnAggregator | None = None
 
     def text(self) -> str:
@@ -80,6 +86,7 @@ class Aggregate:
         parts += [] if self.q is None else [f"q={self.q!r}"]
         parts += [] if self.ddof is None else [f"ddof={self.ddof}"]
         parts += [] if self.k is None else [f"k={self.k}"]
+        parts += [] if self.error is None else [f"error={self.error!r}"]
         return f"{self.function}({', '.join(parts)})"
 
     def substituted(self, *, of: Expression | None, by: Expression | None) -> Aggregate:
@@ -142,18 +149,37 @@ def quantile(of: str | Expression, q: float) -> Aggregate:
 
     Raises PlanError for a ``q`` outside 0 to 1.
     """
-    if not 0 <= q <= 1:
-        raise PlanError(
-            f"a quantile of {q!r} does not exist",
-            expected="a share between 0 and 1",
-            next_step="write 0.95 for the 95th percentile",
-        )
-    return Aggregate("quantile", _expression(of), q=float(q))
+    return Aggregate("quantile", _expression(of), q=_share(q))
 
 
 def median(of: str | Expression) -> Aggregate:
     """Return the quantile of 0.5."""
     return quantile(of, 0.5)
+
+
+def approx_n_unique(of: str | Expression, *, error: float = 0.02) -> Aggregate:
+    """Count distinct values with a sketch of bounded size, nulls not counted.
+
+    ``error`` is the relative standard error at most: two of three answers are closer than that, 95 of 100 than twice of
+    it. The state is at most 4.4 / error^2 bytes, rounded up to a power of two: 16 KiB for 0.02. The answer depends on
+    the values alone, so it is the same in a batch and in a stream, however that is cut. HyperLogLog (Flajolet, Fusy,
+    Gandouet and Meunier 2007) with the estimator of Ertl (2017). Raises PlanError for an error outside 0.005 to 0.25.
+    """
+    return Aggregate("approx_n_unique", _expression(of), error=_error(error, *N_UNIQUE_ERRORS))
+
+
+def approx_quantile(of: str | Expression, q: float, *, error: float = 0.01) -> Aggregate:
+    """Return a quantile with a sketch of bounded size, to within a share of the value itself.
+
+    The answer is at most ``error`` x |v| away from v, the value of rank floor(q x (n - 1)) of n in order; nothing is
+    interpolated. Zeros, infinities and NaN are exact, and NaN is the greatest. The state is a count for each bucket of
+    values as close as that: about 1.15 / error buckets, of 8 bytes, for each power of ten that the values span, and at
+    most 1,500 / error. The answer depends on the values alone, so it is the same in a batch and in a stream, however
+    that is cut. DDSketch (Masson, Rim and Lee, VLDB 2019), without its collapsing of buckets. Raises PlanError for a
+    ``q`` outside 0 to 1, or an error outside 0.001 to 0.25.
+    """
+    bounded = _error(error, *QUANTILE_ERRORS)
+    return Aggregate("approx_quantile", _expression(of), q=_share(q), error=bounded)
 
 
 def arg_min(of: str | Expression, *, by: str | Expression) -> Aggregate:
@@ -222,13 +248,13 @@ def _result(aggregate: Aggregate, kind: pa.DataType, where: str) -> pa.DataType:
     match aggregate.function:
         case "count":
             return INTEGER
-        case "n_unique":
+        case "n_unique" | "approx_n_unique":
             _fits(aggregate, kind, is_ordered(kind), "a value that can be compared", where)
             return INTEGER
         case "sum":
             _fits(aggregate, kind, kind in _SUMMED, "numbers or durations", where)
             return kind
-        case "mean" | "var" | "std" | "quantile":
+        case "mean" | "var" | "std" | "quantile" | "approx_quantile":
             _fits(aggregate, kind, is_number(kind), "numbers", where)
             return FLOAT
         case "min" | "max" | "first" | "last" | "collect" | "top_k":
@@ -249,3 +275,23 @@ def _fits(aggregate: Aggregate, kind: pa.DataType, fits: bool, words: str, where
 
 def _expression(of: str | Expression) -> Expression:
     return col(of) if isinstance(of, str) else of
+
+
+def _share(q: float) -> float:
+    if not 0 <= q <= 1:
+        raise PlanError(
+            f"a quantile of {q!r} does not exist",
+            expected="a share between 0 and 1",
+            next_step="write 0.95 for the 95th percentile",
+        )
+    return float(q)
+
+
+def _error(error: float, least: float, most: float) -> float:
+    if not least <= error <= most:
+        raise PlanError(
+            f"a sketch with an error of {error!r}",
+            expected=f"a share between {least} and {most}",
+            next_step="write 0.02 for two percent, or take the exact aggregate",
+        )
+    return float(error)

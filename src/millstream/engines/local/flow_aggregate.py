@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from millstream.engines.local.flow_expression import computed, divided, dtype, polars_schema
 from millstream.engines.local.flow_kernel import Kernel, own_kernel
+from millstream.engines.local.flow_sketches import n_unique_sketch, quantile_sketch
 from millstream.engines.local.flow_windows import FLOOR, TIME, Parts, WindowKind, window_kind
 from millstream.flows.aggregate import Aggregate
 from millstream.flows.expression import Column, Expression, Literal
@@ -162,6 +163,14 @@ def _kept(aggregate: Aggregate, index: int, value: pl.Expr) -> Kernel | None:
         case "quantile":
             assert aggregate.q is not None
             return _quantile(index, value.cast(pl.Float64), aggregate.q)
+        case "approx_n_unique":
+            assert aggregate.error is not None
+            return n_unique_sketch(value, part_name(index, "registers"), aggregate.error)
+        case "approx_quantile":
+            assert aggregate.q is not None
+            assert aggregate.error is not None
+            buckets = part_name(index, "buckets")
+            return quantile_sketch(value, buckets, aggregate.q, aggregate.error)
     return None
 
 
