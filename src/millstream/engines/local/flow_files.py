@@ -20,7 +20,7 @@ import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import IO, Final
 
 import polars as pl
 
@@ -30,11 +30,11 @@ from millstream.primitives.errors import StepError
 from millstream.primitives.telemetry import reach
 
 _SUFFIX: Final = {"parquet": ".parquet", "csv": ".csv", "jsonl": ".jsonl", "arrow": ".arrow"}
-_WRITE: Final[dict[str, Callable[[pl.LazyFrame, Path], object]]] = {
-    "parquet": lambda frame, path: frame.sink_parquet(path, engine="streaming"),
-    "csv": lambda frame, path: frame.sink_csv(path, engine="streaming"),
-    "jsonl": lambda frame, path: frame.sink_ndjson(path, engine="streaming"),
-    "arrow": lambda frame, path: frame.sink_ipc(path, engine="streaming"),
+_WRITE: Final[dict[str, Callable[[pl.LazyFrame, IO[bytes]], object]]] = {
+    "parquet": lambda frame, file: frame.sink_parquet(file, engine="streaming"),
+    "csv": lambda frame, file: frame.sink_csv(file, engine="streaming"),
+    "jsonl": lambda frame, file: frame.sink_ndjson(file, engine="streaming"),
+    "arrow": lambda frame, file: frame.sink_ipc(file, engine="streaming"),
 }
 
 
@@ -63,8 +63,10 @@ def write_file(sink: FileSink, frame: pl.LazyFrame, identity: str) -> tuple[Writ
     partial = final.with_name(f".{final.name}.{identity}.partial")
     try:
         final.parent.mkdir(parents=True, exist_ok=True)
-        _WRITE[sink.file_format](frame, partial)
-        with partial.open("rb+") as file:
+        # Opened here: a thread of Polars may still open a path when the run has failed and the file was removed.
+        with partial.open("wb") as file:
+            _WRITE[sink.file_format](frame, file)
+            file.flush()
             os.fsync(file.fileno())
         rows = SCANS[sink.file_format]([str(partial)]).select(pl.len()).collect().item()
         reach("flow.file_written")
