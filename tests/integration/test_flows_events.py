@@ -252,3 +252,14 @@ def test_a_stream_keeps_each_combination_once_in_a_window(world: LocalWorld) -> 
 def test_what_cannot_be_is_refused(world: LocalWorld, plan: Any, says: str) -> None:
     with pytest.raises(PlanError, match=says):
         plan(world.read("events"))
+
+
+def test_a_dict_that_is_yielded_again_is_as_it_was_each_time(world: LocalWorld) -> None:
+    def counting(event: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        row: dict[str, Any] = {}
+        for n in range(2):
+            row["k"], row["half"] = event["k"], float(n)
+            yield row
+
+    rows = both_ways(world, world.read("events").flat_map(counting, NAMED))
+    assert [row["half"] for row in rows] == [0.0, 1.0] * 9

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 import millstream as ms
-from millstream.engines.local import flow_process_stage
+from millstream.engines.local import flow_keyed, flow_process_stage
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
@@ -454,27 +454,23 @@ def test_timers_have_to_come_to_an_end(world: LocalWorld, monkeypatch: pytest.Mo
             run()
 
 
-def test_bad_timers_are_refused(world: LocalWorld) -> None:
-    world.append("clicks", [click("a", "1", 5)])
+def test_timers_that_are_set_anew_do_not_pile_up(
+    world: LocalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(flow_keyed, "HEAP_MIN", 10)
+    monkeypatch.setattr(flow_keyed, "SLICE_ROWS", 5)
+    world.append("clicks", [click("ab"[n % 2], str(n), n / 100) for n in range(300)])
+    lengths = []
 
-    def setting(when: object) -> Callable[[Row, Context], None]:
-        return lambda event, context: context.set_timer(when)  # type: ignore[arg-type]
+    def watched(event: Row, context: ms.KeyedContext[Visit]) -> None:
+        look(event, context)
+        context.set_timer(at(1_000), "the same")
+        lengths.append(len(context._agenda.of_events))
 
-    def ring(context: Context) -> None:
-        context.set_timer(context.time)
-
-    keyed = world.read("clicks").key_by("user", time="at")
-    flows = {
-        "a timer for 5": keyed.process(setting(5), {"n": int}, on_timer=ring),
-        "a timer for datetime": keyed.process(
-            setting(at(9).replace(tzinfo=None)), {"n": int}, on_timer=ring
-        ),
-        "nobody would hear": keyed.process(setting(at(9)), {"n": int}),
-        "there is no event time": world.read("clicks")
-        .key_by("user")
-        .process(setting(at(9)), {"n": int}, on_timer=ring),
-        "a timer for": keyed.process(setting(at(9)), {"n": int}, on_timer=ring),
-    }
-    for saying, flow in flows.items():
-        with refused(StepError, saying):
-            flow.run()
+    keyed = world.read("clicks").key_by("user", time="at", ttl="1d")
+    flow = keyed.process(
+        watched, LEFT, state=Visit, on_timer=lambda c: leave(c) if not c.timer else None
+    )
+    assert [row["user"] for row in flow.collect().to_pylist()] == ["a", "b"]
+    assert len(lengths) == 300
+    assert max(lengths) < 30

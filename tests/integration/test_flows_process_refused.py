@@ -146,6 +146,36 @@ def test_state_that_cannot_be_kept_is_refused(world: LocalWorld) -> None:
     def odd(event: dict[str, Any], context: Any) -> None:
         context.state["x"] = object()
 
-    flow = world.read("clicks").key_by("user").process(odd, {"n": int}, state=dict).write("out")
-    with refused(StepError, "the state of key 'a' cannot be kept"):
-        flow.stream(until="end")
+    # The second click of a finds what the first has left.
+    world.append("clicks", [CLICK])
+    for policy in ("fail", "skip", "dead_letter"):
+        keyed = world.read("clicks").named(policy).key_by("user")
+        flow = keyed.process(odd, {"n": int}, state=dict, on_error=policy).write("out")
+        with refused(StepError, "the state of key 'a' cannot be kept"):
+            flow.stream(until="end")
+
+
+def test_bad_timers_are_refused(world: LocalWorld) -> None:
+    world.append("clicks", [CLICK])
+
+    def setting(when: object) -> Callable[[dict[str, Any], Any], None]:
+        return lambda event, context: context.set_timer(when)  # type: ignore[arg-type]
+
+    def ring(context: Any) -> None:
+        context.set_timer(context.time)
+
+    keyed = world.read("clicks").key_by("user", time="at")
+    flows = {
+        "a timer for 5": keyed.process(setting(5), {"n": int}, on_timer=ring),
+        "a timer for datetime": keyed.process(
+            setting(at(9).replace(tzinfo=None)), {"n": int}, on_timer=ring
+        ),
+        "nobody would hear": keyed.process(setting(at(9)), {"n": int}),
+        "there are no timers of event time": world.read("clicks")
+        .key_by("user")
+        .process(setting(at(9)), {"n": int}, on_timer=ring),
+        "a timer for": keyed.process(setting(at(9)), {"n": int}, on_timer=ring),
+    }
+    for saying, flow in flows.items():
+        with refused(StepError, saying):
+            flow.run()

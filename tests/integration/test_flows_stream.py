@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -228,17 +230,41 @@ def test_damaged_state_is_refused(world: LocalWorld) -> None:
         hourly(world).stream(until="end")
 
 
-def test_the_changelog_stays_bounded(world: LocalWorld, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (flow_state, flow_dense):
-        monkeypatch.setattr(module, "PARTIALS_MAX", 4)
+@pytest.mark.parametrize("kernel", [flow_dense, flow_state])
+def test_the_changelog_stays_bounded(
+    world: LocalWorld, monkeypatch: pytest.MonkeyPatch, kernel: ModuleType
+) -> None:
+    monkeypatch.setattr(kernel, "PARTIALS_MAX", 4)
     append(world, *range(40))
     stop = StopAfter(40)
-    hourly(world).stream(stop=stop, progress=stop.progress, batch_events=1)
+    flow = hourly(world)
+    if kernel is flow_state:
+        # An aggregate that arrays do not hold.
+        windowed = world.read("events").window(tumbling("1h"), on="at")
+        flow = windowed.agg(n=agg.sum("n"), different=agg.n_unique("n")).write("out")
+    flow.stream(stop=stop, progress=stop.progress, batch_events=1)
     with world.store.read() as snapshot:
         [[flow_id, *_]] = snapshot.run("flows/get", ("out",))
-        assert len(snapshot.run("flows/state", (flow_id,))) <= 5
-    hourly(world).stream(until="end")
+        assert 0 < len(snapshot.run("flows/state", (flow_id,))) <= 5
+    flow.stream(until="end")
     assert sums(world) == [sum(range(40))]
+
+
+def test_one_event_far_ahead_does_no_harm(world: LocalWorld) -> None:
+    # minute   0   1   ………………   seven thousand years later
+    append(world, 1, 2)
+    world.append("events", [{"n": 3, "at": datetime(9_000, 1, 1, tzinfo=UTC)}])
+    hourly(world, size="1s").stream(until="end")
+    assert sums(world) == [1, 2, 3]
+
+
+def test_more_windows_than_arrays_hold_go_on_with_polars(world: LocalWorld) -> None:
+    world.append("events", [{"n": n, "at": at(60 * n)} for n in range(5_000)])
+    append(world, 7)
+    windowed = world.read("events").window(tumbling("1h"), on="at", late="9000h")
+    flow = windowed.agg(n=agg.sum("n")).write("out")
+    flow.stream(until="end", batch_events=1_500)
+    assert sums(world) == [7, *range(1, 5_000)]
 
 
 def test_large_state_is_stored_in_pieces(

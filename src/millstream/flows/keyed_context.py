@@ -8,6 +8,7 @@ from datetime import datetime
 from itertools import count
 from typing import Any, Generic, TypeAlias, TypeVar
 
+from millstream.flows.watermark import TIME_MIN
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import StepError
 from millstream.primitives.schema import datetime_us, us_datetime
@@ -24,8 +25,8 @@ Timer: TypeAlias = "tuple[int, str, int, KeyedContext[Any]]"
 class Agenda:
     """The timers of all keys, those of event time and those of the clock. Belongs to one thread.
 
-    A timer in a heap counts only if its key still has it so: one that was replaced or forgotten stays there until its
-    time has come.
+    A timer in a heap counts only if its key still has it so. One that was replaced or forgotten stays there until its
+    time has come, or until there are many of them.
     """
 
     def __init__(self, now_us: Callable[[], int], *, has_listener: bool, has_time: bool) -> None:
@@ -33,13 +34,23 @@ class Agenda:
         self.now_us = now_us
         self.has_listener = has_listener
         self.has_time = has_time
-        self.closed_us = 0
+        self.closed_us = TIME_MIN
         """Up to where event time was processed."""
         self.was_used = False
         """Whether there has been a timer."""
         self.of_events: list[Timer] = []
         self.of_clock: list[Timer] = []
         self._numbers = count()
+
+    def refuse_unheard(self, where: str) -> None:
+        """Raise StepError if no function is called for timers."""
+        if not self.has_listener:
+            raise StepError(
+                "nobody would hear of the timer",
+                where=where,
+                expected="process(…, on_timer=function)",
+                next_step="say which function is called when its time has come",
+            )
 
     def add(self, heap: list[Timer], due_us: int, name: str, context: KeyedContext[Any]) -> None:
         """Put a timer in one of the heaps."""
@@ -105,11 +116,19 @@ class KeyedContext(Generic[S]):
                 expected="a datetime with a zone; in on_timer one behind context.time",
                 next_step="for example context.set_timer(context.time + timedelta(minutes=30))",
             )
-        self._refuse(agenda.has_time, "set_timer", "without time= there is no event time")
+        if not agenda.has_time:
+            raise StepError(
+                "without a time there are no timers of event time",
+                where="set_timer",
+                expected="key_by(…, time=…)",
+                next_step="name the column that says when an event happened, or use set_clock_timer",
+            )
+        agenda.refuse_unheard("set_timer")
         due_us = max(due_us, agenda.closed_us if self._by_clock else self._time_us)
         self._clock_due.pop(name, None)
-        self._due[name] = due_us
-        agenda.add(agenda.of_events, due_us, name, self)
+        if self._due.get(name) != due_us:
+            self._due[name] = due_us
+            agenda.add(agenda.of_events, due_us, name, self)
 
     def set_clock_timer(self, after: Duration, name: str = "") -> None:
         """Have ``on_timer`` called when so much time has passed on the clock. Names are as for ``set_timer``.
@@ -118,7 +137,7 @@ class KeyedContext(Generic[S]):
         StepError without ``on_timer=``, and ConfigurationError for what is no duration.
         """
         agenda = self._agenda
-        self._refuse(True, "set_clock_timer", "")
+        agenda.refuse_unheard("set_clock_timer")
         due_us = agenda.now_us() + duration_us(after)
         self._due.pop(name, None)
         self._clock_due[name] = due_us
@@ -136,16 +155,6 @@ class KeyedContext(Generic[S]):
     def clear(self) -> None:
         """Forget the key, its state and its timers, once the function has returned."""
         self._is_cleared = True
-
-    def _refuse(self, has_time: bool, where: str, why: str) -> None:
-        if self._agenda.has_listener and has_time:
-            return
-        raise StepError(
-            why if self._agenda.has_listener else "nobody would hear of the timer",
-            where=where,
-            expected="process(…, on_timer=function), and time= for timers of event time",
-            next_step="add them, or use set_clock_timer",
-        )
 
 
 def _is_aware(at: object) -> bool:

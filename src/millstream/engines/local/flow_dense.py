@@ -40,6 +40,9 @@ from millstream.flows.windows import WINDOW_START, Tumbling
 PLACES_MAX: Final = 2_000_000
 """So many places of open windows at most: with four numbers in each, 64 MB."""
 
+_WINDOW_PLACES: Final = 1_000
+"""What a window costs at least, as each is looked at by itself."""
+
 _EMPTY_PLACES: Final = 65_536
 _SNAPSHOT_TIMES: Final = 4
 """A snapshot is taken when so many times more groups are stored than there are."""
@@ -172,27 +175,27 @@ class DenseWindows:
         codes = self._codes(inputs)
         first, size = int(windows.min()), self._keys.size
         span = int(windows.max()) - first + 1
-        self._refuse_too_many(windows, span * size)
+        self._refuse_too_many(windows, span)
         counted, used = _counted(inputs, (windows - first) * size + codes, span * size)
         more: Arrays = {}
         for part in self._parts:
             more |= part.counted(counted)
         window_of, code_of = np.divmod(used, size)
-        bounds = np.searchsorted(window_of, np.arange(span + 1)).tolist()
-        for number, (begin, end) in enumerate(pairwise(bounds)):
-            if begin < end:
-                arrays = self._arrays(first + number)
-                of_window = {name: values[begin:end] for name, values in more.items()}
-                for part in self._parts:
-                    part.add(arrays, code_of[begin:end], of_window)
+        begins = np.flatnonzero(np.diff(window_of, prepend=-1)).tolist()
+        for begin, end in pairwise([*begins, used.size]):
+            arrays = self._arrays(first + int(window_of[begin]))
+            of_window = {name: values[begin:end] for name, values in more.items()}
+            for part in self._parts:
+                part.add(arrays, code_of[begin:end], of_window)
         return self._framed((window_of + first) * self._size_us, code_of, more)
 
-    def _refuse_too_many(self, windows: Codes, places: int) -> None:
-        if len(self._windows) * self._keys.size + places <= PLACES_MAX:
+    def _refuse_too_many(self, windows: Codes, span: int) -> None:
+        of_one = max(self._keys.size, _WINDOW_PLACES)
+        if (len(self._windows) + span) * of_one <= PLACES_MAX:
             return
         # Many of these windows may be open already, or have no row.
         opened = self._windows.keys() | set(np.unique(windows).tolist())
-        if len(opened) * self._keys.size > PLACES_MAX:
+        if len(opened) * of_one > PLACES_MAX:
             raise TooLarge
 
     def _codes(self, inputs: pl.DataFrame) -> Codes:

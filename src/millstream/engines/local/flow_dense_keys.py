@@ -56,8 +56,8 @@ class NoKeys:
         return np.zeros(len(keys), dtype=np.int64), 0
 
     def values(self, codes: Codes) -> pl.Series:
-        """There are none."""
-        raise NotImplementedError
+        """Return nulls."""
+        return pl.repeat(None, codes.size, eager=True)
 
 
 class IntegerKeys:
@@ -66,7 +66,7 @@ class IntegerKeys:
     def __init__(self) -> None:
         """Start without a range."""
         self.size = 1
-        self._first: int | None = None
+        self._range: tuple[int, int] | None = None
 
     def codes(self, keys: pl.Series) -> tuple[Codes, int]:
         """Return the codes of keys; a key below all others moves those of before."""
@@ -74,14 +74,12 @@ class IntegerKeys:
         if nulls == len(keys):
             return np.zeros(len(keys), dtype=np.int64), 0
         least, most = int(keys.min()), int(keys.max())  # type: ignore[arg-type]  # a column of integers
-        first = least if self._first is None else min(least, self._first)
-        last = max(
-            most, first + self.size - 2 + (0 if self._first is None else self._first - first)
-        )
+        before = self._range or (least, most)
+        first, last = min(least, before[0]), max(most, before[1])
         if last - first + 2 > CODES_MAX:
             raise TooLarge
-        shift = 0 if self._first is None else self._first - first
-        self._first, self.size = first, last - first + 2
+        shift = before[0] - first
+        self._range, self.size = (first, last), last - first + 2
         if not nulls:
             return keys.to_numpy() - (first - 1), shift
         codes = keys.fill_null(first).to_numpy() - (first - 1)
@@ -90,7 +88,7 @@ class IntegerKeys:
 
     def values(self, codes: Codes) -> pl.Series:
         """Return the keys of codes."""
-        first = 0 if self._first is None else self._first
+        first = 0 if self._range is None else self._range[0]
         keys = pl.Series(codes + (first - 1))
         if codes.size and codes.min() == 0:
             keys = keys.set(pl.Series(codes == 0), None)

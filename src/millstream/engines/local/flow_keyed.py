@@ -29,6 +29,12 @@ from millstream.primitives.schema import rows_to_batch, us_datetime
 SLICE_ROWS: Final = 16_384
 """So many events are Python objects at a time."""
 
+STATE_BYTES_MAX: Final = 256 * 1024 * 1024
+"""How large the state of one key may be."""
+
+HEAP_MIN: Final = 4_096
+"""Up to so many timers, nobody looks which of them count."""
+
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 Row = Mapping[str, Any]
@@ -64,11 +70,14 @@ class KeyedRunner:
         self._made: list[Row] = []
         self._made_us: list[int] = []
         self._expiries: list[Timer] = []
+        self._heaps = (self.agenda.of_events, self.agenda.of_clock, self._expiries)
+        self._heap_limits = [HEAP_MIN] * len(self._heaps)
 
     def run(self, rows: pl.DataFrame, until_us: int) -> pl.DataFrame:
         """Process events in the order of the rows, and every timer of event time before ``until_us``."""
         for part in rows.iter_slices(SLICE_ROWS):
             self._loop(self._keys_of(part), self._times_of(part), _dicts(part))
+            self._tidy()
         if self.step.time is not None:
             self._fire(until_us)
             self.agenda.closed_us = max(self.agenda.closed_us, until_us)
@@ -207,8 +216,23 @@ class KeyedRunner:
         return self.agenda.closed_us if context._by_clock else context._time_us
 
     def _saved(self, context: KeyedContext[Any]) -> tuple[bytes, dict[str, int], dict[str, int]]:
-        state = self.step.codec.encode(context.state)
-        return state, dict(context._due), dict(context._clock_due)
+        return self.encoded(context), dict(context._due), dict(context._clock_due)
+
+    def encoded(self, context: KeyedContext[Any]) -> bytes:
+        """Return the state of a key as bytes. Raises StepError for values that cannot be stored."""
+        try:
+            return self.step.codec.encode(context.state)
+        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
+            raise self.unkept(context.key, str(error)) from error
+
+    def unkept(self, key: Key, why: str) -> StepError:
+        """Return the error for a state that cannot be kept."""
+        return StepError(
+            f"the state of key {key!r} cannot be kept: {why}",
+            where=self.where,
+            expected=f"a value of {self.step.codec.text()}, at most {STATE_BYTES_MAX} bytes",
+            next_step="keep plain values: numbers, texts, times, lists, dicts, dataclasses of them",
+        )
 
     def _new(self, key: Key, time_us: int) -> KeyedContext[Any]:
         context = KeyedContext(key, self.step.codec.fresh(), self.agenda)
@@ -255,13 +279,29 @@ class KeyedRunner:
     ) -> bool:
         return due.get(name) == due_us and self.contexts.get(context.key) is context
 
+    def _tidy(self) -> None:
+        """Take timers that do not count any more out of the heaps, once those have doubled.
+
+        A timer that every event sets anew, as for the end of a visit, would leave one there for each event.
+        """
+        for number, heap in enumerate(self._heaps):
+            if len(heap) > self._heap_limits[number]:
+                heap[:] = [timer for timer in heap if self._counts(timer, heap)]
+                heapq.heapify(heap)
+                self._heap_limits[number] = max(HEAP_MIN, 2 * len(heap))
+
+    def _counts(self, timer: Timer, heap: list[Timer]) -> bool:
+        due_us, name, _, context = timer
+        if heap is self._expiries:
+            return self.contexts.get(context.key) is context
+        due = context._due if heap is self.agenda.of_events else context._clock_due
+        return self._is_set(context, due, name, due_us)
+
     def _next(self, heap: list[Timer]) -> int | None:
         """Return when the first timer of a heap is due; those that do not count any more leave it."""
         while heap:
-            due_us, name, _, context = heap[0]
-            due = context._due if heap is self.agenda.of_events else context._clock_due
-            if self._is_set(context, due, name, due_us):
-                return due_us
+            if self._counts(heap[0], heap):
+                return heap[0][0]
             heapq.heappop(heap)
         return None
 

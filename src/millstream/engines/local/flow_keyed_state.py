@@ -14,7 +14,7 @@ import msgspec
 import polars as pl
 
 from millstream.engines.local.flow_expression import dtype
-from millstream.engines.local.flow_keyed import KeyedRunner
+from millstream.engines.local.flow_keyed import STATE_BYTES_MAX, KeyedRunner
 from millstream.engines.local.flow_state import (
     BLOB_GROUPS_MAX,
     GROUPS_MIN,
@@ -25,15 +25,12 @@ from millstream.engines.local.flow_state import (
     encoded,
 )
 from millstream.flows.keyed_context import Key, KeyedContext, State
-from millstream.primitives.errors import PlanError, StepError
+from millstream.primitives.errors import PlanError
 
 STATE: Final = "__ms_state"
 TIMERS: Final = "__ms_timers"
 CLOCK_TIMERS: Final = "__ms_clock_timers"
 AT: Final = "__ms_at"
-
-STATE_BYTES_MAX: Final = 256 * 1024 * 1024
-"""How large the state of one key may be."""
 
 _KEYS_A_BLOB: Final = 100
 _BLOB_BYTES: Final = 64 * 1024 * 1024
@@ -125,25 +122,12 @@ class KeyedState:
         return encoded(frame, max(1, min(BLOB_GROUPS_MAX, _BLOB_BYTES // bytes_each)))
 
     def _encoded(self, contexts: Sequence[KeyedContext[Any]]) -> list[bytes]:
-        encode, states = self._codec.encode, []
-        try:
-            for context in contexts:
-                states.append(encode(context.state))
-        except (TypeError, ValueError, OverflowError, NotImplementedError) as error:
-            raise self._unkept(contexts[len(states)].key, str(error)) from error
+        states = [*map(self._runner.encoded, contexts)]
         longest = max(map(len, states), default=0)
         if longest > STATE_BYTES_MAX:
             key = contexts[[*map(len, states)].index(longest)].key
-            raise self._unkept(key, f"it takes {longest} bytes")
+            raise self._runner.unkept(key, f"it takes {longest} bytes")
         return states
-
-    def _unkept(self, key: Key, why: str) -> StepError:
-        return StepError(
-            f"the state of key {key!r} cannot be kept: {why}",
-            where=self._runner.where,
-            expected=f"a value of {self._codec.text()}, at most {STATE_BYTES_MAX} bytes",
-            next_step="keep plain values: numbers, texts, times, lists, dicts, dataclasses of them",
-        )
 
     def _decoded(self, key: Key, data: bytes) -> State:
         try:

@@ -89,10 +89,14 @@ class LocalStream:
             run.loop(stop=stop, progress=progress)
         finally:
             delivered = 0 if table is None else table.delivered
-            if table is not None:
-                table.close()
-            # After a crash of the process the next one finds that the owner is dead.
-            self._log.store.write(lambda tx: flow_catalog.release(tx, claim, delivered=delivered))
+            try:
+                if table is not None:
+                    table.close()
+            finally:
+                # After a crash of the process the next one finds that the owner is dead.
+                self._log.store.write(
+                    lambda tx: flow_catalog.release(tx, claim, delivered=delivered)
+                )
         return run.report()
 
     def _opened(self, source: Source) -> tuple[Source, TopicInfo | None]:
