@@ -29,6 +29,7 @@ from millstream.engines.local.flow_state import (
     GROUPS_MIN,
     PARTIALS_MAX,
     Blob,
+    Changelog,
     StateChange,
     decoded,
     encoded,
@@ -83,14 +84,13 @@ class DenseWindows:
         self._schema = kernel.state_schema()
         self._closed_until_us = closed_until_us
         self._windows: dict[int, Arrays] = {}
-        self.stored_blobs = 0
-        self._stored_groups = 0
+        self.changelog = Changelog()
 
     def load(self, blobs: Iterable[Blob], *, where: str) -> None:
         """Take over what earlier commits stored, without what was closed already. Raises TooLarge."""
-        frames = [decoded(data, checksum, where) for _, checksum, data in blobs]
-        self.stored_blobs = len(frames)
-        self._stored_groups = sum(frame.height for frame in frames)
+        stored = list(blobs)
+        self.changelog.loaded(stored)
+        frames = [decoded(data, checksum, where) for _, checksum, data in stored]
         if frames:
             merged = self._kernel.merge(pl.concat(frames).lazy()).collect()
             starts = merged[WINDOW_START].to_physical().to_numpy()
@@ -144,28 +144,22 @@ class DenseWindows:
         closed = self._close(until_us)
         self._closed_until_us = max(self._closed_until_us, until_us)
         if not self._windows:
-            change = StateChange(replaces=self.stored_blobs > 0)
-        elif self._is_due(0 if touched is None else touched.height):
-            change = StateChange(replaces=True, blobs=_stored(self.states()))
-        else:
-            if touched is not None and closed is not None:
-                starts = touched[WINDOW_START].to_physical()
-                touched = touched.filter(starts + self._size_us > until_us)
-            change = StateChange(blobs=_stored(touched))
-        if change.replaces:
-            self.stored_blobs = self._stored_groups = 0
-        self.stored_blobs += len(change.blobs)
-        self._stored_groups += sum(groups for groups, _, _ in change.blobs)
-        return closed, change
+            return closed, self.changelog.replace()
+        if self._is_due(0 if touched is None else touched.height):
+            return closed, self.changelog.replace(_stored(self.states()))
+        if touched is not None and closed is not None:
+            starts = touched[WINDOW_START].to_physical()
+            touched = touched.filter(starts + self._size_us > until_us)
+        return closed, self.changelog.append(() if touched is None else _stored(touched))
 
     def states(self) -> pl.DataFrame:
         """Return the state of all open windows."""
         return self._states_of(sorted(self._windows))
 
     def _is_due(self, touched: int) -> bool:
-        if self.stored_blobs >= PARTIALS_MAX:
+        if self.changelog.blobs >= PARTIALS_MAX:
             return True
-        stored = self._stored_groups + touched
+        stored = self.changelog.rows + touched
         return stored > GROUPS_MIN and stored > _SNAPSHOT_TIMES * self.groups
 
     def _add(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -258,10 +252,8 @@ def _counted(inputs: pl.DataFrame, places: Codes, length: int) -> tuple[Counted,
     return Counted(inputs, numbers, used.size, np.arange(used.size), rows), used
 
 
-def _stored(states: pl.DataFrame | None) -> tuple[Blob, ...]:
+def _stored(states: pl.DataFrame) -> tuple[Blob, ...]:
     """Return what is stored of states: integers as narrow as they can be, which is quicker than to compress them."""
-    if states is None or not states.height:
-        return ()
     integers = [name for name, kind in states.schema.items() if kind == pl.Int64]
     narrow = states.with_columns(states[name].shrink_dtype() for name in integers)
     return encoded(narrow, compression="uncompressed")

@@ -14,6 +14,7 @@ from millstream.engines.local.flow_state import (
     GROUPS_MIN,
     PARTIALS_MAX,
     Blob,
+    Changelog,
     StateChange,
     decoded,
     encoded,
@@ -28,14 +29,13 @@ class KeptRows:
         self._needed_us = needed_us
         self._closed_until_us = closed_until_us
         self._frame = pl.DataFrame(schema=schema)
-        self._stored_rows = 0
-        self._stored_blobs = 0
+        self._changelog = Changelog()
 
     def load(self, blobs: Iterable[Blob], *, where: str) -> None:
         """Take over what earlier commits stored, without what is not needed any more."""
-        frames = [decoded(data, checksum, where) for _, checksum, data in blobs]
-        self._stored_blobs = len(frames)
-        self._stored_rows = sum(frame.height for frame in frames)
+        stored = list(blobs)
+        self._changelog.loaded(stored)
+        frames = [decoded(data, checksum, where) for _, checksum, data in stored]
         needed = [frame.filter(self._needed_us >= self._closed_until_us) for frame in frames]
         self._frame = pl.concat([self._frame, *needed]).rechunk()
 
@@ -58,21 +58,16 @@ class KeptRows:
         if new.height:
             self._frame = pl.concat([self._frame, new])
         if not self._frame.height:
-            change = StateChange(replaces=self._stored_blobs > 0)
-        elif self._is_due(new.height):
+            return self._changelog.replace()
+        if self._is_due(new.height):
             self._frame = self._frame.rechunk()
-            change = StateChange(replaces=True, blobs=encoded(self._frame))
-        else:
-            change = StateChange(blobs=encoded(new) if new.height else ())
-        if change.replaces:
-            self._stored_blobs = self._stored_rows = 0
-        self._stored_blobs += len(change.blobs)
-        self._stored_rows += sum(rows for rows, _, _ in change.blobs)
-        return change
+            return self._changelog.replace(encoded(self._frame))
+        return self._changelog.append(encoded(new))
 
     def _is_due(self, new_rows: int) -> bool:
         limit = max(GROUPS_MIN, 2 * self._frame.height)
-        return self._stored_blobs >= PARTIALS_MAX or self._stored_rows + new_rows > limit
+        stored = self._changelog
+        return stored.blobs >= PARTIALS_MAX or stored.rows + new_rows > limit
 
     @property
     def first_due_us(self) -> int | None:

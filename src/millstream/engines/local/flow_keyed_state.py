@@ -20,6 +20,7 @@ from millstream.engines.local.flow_state import (
     GROUPS_MIN,
     PARTIALS_MAX,
     Blob,
+    Changelog,
     StateChange,
     decoded,
     encoded,
@@ -56,16 +57,15 @@ class KeyedState:
                 CLOCK_TIMERS: pl.Binary,
             }
         )
-        self._stored_rows = 0
-        self._stored_blobs = 0
+        self._changelog = Changelog()
 
     def load(self, blobs: Iterable[Blob], *, where: str) -> None:
         """Take over what earlier commits stored. Raises PlanError for state of another type, naming the key."""
         last: dict[Any, tuple[Any, ...]] = {}
-        for _, checksum, data in blobs:
+        stored = list(blobs)
+        self._changelog.loaded(stored)
+        for _, checksum, data in stored:
             frame = decoded(data, checksum, where)
-            self._stored_blobs += 1
-            self._stored_rows += frame.height
             for *values, state, at_us, timers, clock_timers in frame.iter_rows():
                 key = values[0] if len(self._names) == 1 else tuple(values)
                 last[key] = (state, at_us, timers, clock_timers)
@@ -81,23 +81,17 @@ class KeyedState:
         if not touched:
             return StateChange()
         if not runner.contexts:
-            change = StateChange(replaces=self._stored_blobs > 0)
-        elif self._is_due(len(touched)):
-            change = StateChange(replaces=True, blobs=self._blobs(runner.contexts))
-        else:
-            change = StateChange(blobs=self._blobs(touched))
-        if change.replaces:
-            self._stored_rows = self._stored_blobs = 0
-        self._stored_blobs += len(change.blobs)
-        self._stored_rows += sum(rows for rows, _, _ in change.blobs)
-        return change
+            return self._changelog.replace()
+        if self._is_due(len(touched)):
+            return self._changelog.replace(self._blobs(runner.contexts))
+        return self._changelog.append(self._blobs(touched))
 
     def _is_due(self, touched: int) -> bool:
         live = len(self._runner.contexts)
         # The more keys there are, the more a snapshot costs, and the longer it can wait.
         blobs_max = max(PARTIALS_MAX, live // _KEYS_A_BLOB)
         rows_max = max(GROUPS_MIN, 2 * live)
-        return self._stored_blobs >= blobs_max or self._stored_rows + touched > rows_max
+        return self._changelog.blobs >= blobs_max or self._changelog.rows + touched > rows_max
 
     def _blobs(self, contexts: dict[Any, KeyedContext[Any]]) -> tuple[Blob, ...]:
         live = self._runner.contexts

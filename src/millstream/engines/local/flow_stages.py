@@ -197,7 +197,7 @@ class AggregationStage(Clockless):
             except TooLarge:
                 dense = self._state
                 self._state = WindowState(self._kernel, closed_until_us=self.closed_until_us)
-                self._state.take_over(dense.states(), dense.stored_blobs)
+                self._state.take_over(dense.states(), dense.changelog)
         return self._state.advance(None if rows is None else self._partial(rows), until_us)
 
     def _partial(self, rows: pl.DataFrame) -> pl.DataFrame:

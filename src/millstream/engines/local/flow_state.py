@@ -47,6 +47,33 @@ class StateChange:
         return StateChange(self.replaces, self.blobs + change.blobs)
 
 
+class Changelog:
+    """How much is stored of one state: blobs that were appended since the last snapshot, it among them."""
+
+    def __init__(self) -> None:
+        """Start with nothing stored."""
+        self.blobs = 0
+        self.rows = 0
+
+    def loaded(self, blobs: Iterable[Blob]) -> None:
+        """Note what earlier commits stored."""
+        for rows, _, _ in blobs:
+            self.blobs += 1
+            self.rows += rows
+
+    def append(self, blobs: tuple[Blob, ...]) -> StateChange:
+        """Return the change that adds to what is stored."""
+        self.loaded(blobs)
+        return StateChange(blobs=blobs)
+
+    def replace(self, blobs: tuple[Blob, ...] = ()) -> StateChange:
+        """Return the change that puts a snapshot in the place of what is stored; without blobs nothing is kept."""
+        change = StateChange(replaces=bool(blobs) or self.blobs > 0, blobs=blobs)
+        self.blobs = self.rows = 0
+        self.loaded(blobs)
+        return change
+
+
 class WindowState:
     """The windows that are open. Belongs to one stream in one thread."""
 
@@ -58,23 +85,24 @@ class WindowState:
         self._closed_until_us = closed_until_us
         self._frames: list[pl.DataFrame] = []
         self._merged_groups = 0
-        self._stored = 0
+        self.changelog = Changelog()
         self._first_due_us: int | None = None
 
     def load(self, blobs: Iterable[Blob], *, where: str) -> None:
         """Take over what earlier commits stored, without what was closed already."""
-        frames = [decoded(data, checksum, where) for _, checksum, data in blobs]
-        self._stored = len(frames)
+        stored = list(blobs)
+        self.changelog.loaded(stored)
+        frames = [decoded(data, checksum, where) for _, checksum, data in stored]
         if frames:
             self._frames = [self._split(pl.concat(frames), self._closed_until_us)[1]]
             self._merge()
             self._find_first_due()
 
-    def take_over(self, states: pl.DataFrame, stored: int) -> None:
-        """Go on with open windows that another kernel had; ``stored`` is how many blobs there are of them."""
+    def take_over(self, states: pl.DataFrame, changelog: Changelog) -> None:
+        """Go on with open windows that another kernel had and stored."""
         self._frames = [states] if states.height else []
         self._merged_groups = states.height
-        self._stored = stored
+        self.changelog = changelog
         self._find_first_due()
 
     @property
@@ -118,18 +146,14 @@ class WindowState:
         closed = self._close(until_us)
         self._closed_until_us = max(self._closed_until_us, until_us)
         if self.groups == 0:
-            change = StateChange(replaces=self._stored > 0, blobs=())
-        elif self._is_due():
+            return closed, self.changelog.replace()
+        if self._is_due():
             self._merge()
-            change = StateChange(replaces=True, blobs=encoded(self._frames[0]))
-        else:
-            kept = partial
-            if partial is not None and first_us is not None and first_us <= until_us:
-                kept = self._kind.kept(partial, until_us)
-            blobs = () if kept is None or not kept.height else encoded(kept)
-            change = StateChange(replaces=False, blobs=blobs)
-        self._stored = len(change.blobs) + (0 if change.replaces else self._stored)
-        return closed, change
+            return closed, self.changelog.replace(encoded(self._frames[0]))
+        kept = partial
+        if partial is not None and first_us is not None and first_us <= until_us:
+            kept = self._kind.kept(partial, until_us)
+        return closed, self.changelog.append(encoded(kept) if kept is not None else ())
 
     def _find_first_due(self) -> None:
         firsts = [self._kind.first_due_us(f, self._closed_until_us) for f in self._frames]
@@ -152,7 +176,7 @@ class WindowState:
 
     def _is_due(self) -> bool:
         limit = max(GROUPS_MIN, 2 * self._merged_groups)
-        return self._stored >= PARTIALS_MAX or self.groups > limit
+        return self.changelog.blobs >= PARTIALS_MAX or self.groups > limit
 
     def _merge(self) -> None:
         merged = self._kernel.merge(pl.concat(self._frames).lazy()).collect()
@@ -166,7 +190,7 @@ def encoded(
     *,
     compression: Literal["lz4", "uncompressed"] = "lz4",
 ) -> tuple[Blob, ...]:
-    """Return a frame as what is stored of it, in pieces of ``rows_max`` rows."""
+    """Return a frame as what is stored of it, in pieces of ``rows_max`` rows; of none there is nothing."""
     blobs = []
     for part in frame.iter_slices(rows_max or BLOB_GROUPS_MAX):
         sink = io.BytesIO()
