@@ -12,6 +12,8 @@ from typing import Any
 import msgspec
 import pyarrow as pa
 
+from millstream.primitives.hollow import solid
+
 TABLE = 1
 RECORD_BATCH = 2
 POLARS_FRAME = 3
@@ -56,5 +58,5 @@ def _stream(schema: pa.Schema, batches: list[pa.RecordBatch]) -> memoryview:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         for batch in batches:
-            writer.write_batch(batch)
+            writer.write_batch(solid(batch))
     return memoryview(sink.getvalue())

@@ -21,6 +21,7 @@ from millstream.engines.local.part import Part, Rows, array_head
 from millstream.log.definition import TopicInfo
 from millstream.log.partitioner import NO_KEY, partition_of, partitions_of
 from millstream.primitives.errors import EventTooLarge, SchemaError, StoreCorrupt
+from millstream.primitives.hollow import solid
 from millstream.primitives.limits import EVENT_BYTES_MAX, FRAME_EVENTS_MAX, ROWS_FRAME_EVENTS_MAX
 from millstream.primitives.schema import TIMESTAMP, conform, describe, rows_to_batch
 from millstream.store.frame import ARROW, EncodedFrame, encode_frame
@@ -165,7 +166,7 @@ class TopicEncoder:
         return parts
 
     def _conformed(self, data: pa.RecordBatch | pa.Table) -> list[pa.RecordBatch]:
-        table = conform(data, self._info.schema, where=self._where)
+        table = solid(conform(data, self._info.schema, where=self._where))
         batches = table.to_batches()
         if len(batches) > 1 and table.num_rows / len(batches) < 10_000:
             # Many small chunks would become many small frames.

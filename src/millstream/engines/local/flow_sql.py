@@ -33,6 +33,7 @@ from millstream.flows.kinds import widened_schema
 from millstream.flows.plan import Plan
 from millstream.flows.sql import SqlQuery, SqlSink, SqlSource, database_of
 from millstream.primitives.errors import PlanError, StepError, StoreCorrupt
+from millstream.primitives.hollow import solid
 from millstream.primitives.schema import to_arrow_schema
 from millstream.primitives.telemetry import reach
 
@@ -288,7 +289,7 @@ def _packed(rows: pa.Table, sink: SqlSink) -> bytes:
         )
     out = pa.BufferOutputStream()
     with pa.ipc.new_stream(out, rows.schema) as writer:
-        writer.write_table(rows)
+        writer.write_table(solid(rows))
     return bytes(out.getvalue())
 
 

@@ -25,6 +25,7 @@ from millstream.flows.steps import (
     WithColumns,
 )
 from millstream.primitives.errors import MillstreamError, StepError
+from millstream.primitives.hollow import solid
 from millstream.primitives.schema import describe
 
 Applied: TypeAlias = Callable[[pl.LazyFrame], pl.LazyFrame]
@@ -38,7 +39,7 @@ def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     if not frame.height:
         return schema.empty_table()  # as most micro-batches have it, and at a hundredth of the time
     chosen = frame if frame.columns == schema.names else frame.select(schema.names)
-    table = chosen.to_arrow(compat_level=pl.CompatLevel.oldest())
+    table = solid(chosen.to_arrow(compat_level=pl.CompatLevel.oldest()))
     return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
 
 
