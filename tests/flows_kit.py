@@ -1,19 +1,49 @@
-"""Streams that end early: told to, or by a crash, after which everything fails as if the process were gone."""
+"""Events for windows; and streams that end early: told to, or by a crash, after which everything fails as if the
+process were gone.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from datetime import timedelta
 from pathlib import Path
 
 from hypothesis import strategies as st
 
 from millstream.flows.report import Progress
+from millstream.primitives.schema import Timestamp
 from millstream.primitives.telemetry import set_listener
-from millstream.testing.flows_suite import LocalWorld
+from millstream.testing.flows_suite import EPOCH, LocalWorld
 
 STEPS = ("flow.claimed", "flow.read", "flow.computed", "flow.staged", "flow.applied",
          "flow.committed", "flow.closing")  # fmt: skip
 CRASHES = st.lists(st.tuples(st.sampled_from(STEPS), st.integers(1, 4)), max_size=4)
+
+LATE_S = 600
+SCHEMA = {"k": str | None, "n": int | None, "at": Timestamp}
+# On full minutes, as the windows are: so that events fall on the edges of windows, and gaps are just as long as
+# sessions allow. Time goes on by a minute or two an event, and each comes up to ten minutes out of order.
+EVENTS = st.lists(
+    st.tuples(
+        st.sampled_from([None, "a", "a", "b"]),
+        st.none() | st.integers(-100, 100),
+        st.sampled_from([0, 60, 60, 120, 180, 420]),
+        st.integers(0, LATE_S // 60).map(lambda minutes: 60 * minutes),
+    ),
+    min_size=4,
+    max_size=40,
+)
+Row = dict[str, object]
+
+
+def rows_of(events: Iterable[tuple[str | None, int | None, int, int]]) -> list[Row]:
+    rows, second = [], 0
+    for k, n, step_s, back_s in events:
+        second += step_s
+        # Late in the day where the calendar's windows end, so that several of them are seen.
+        when = EPOCH + timedelta(hours=17, seconds=LATE_S + second - back_s)
+        rows.append({"k": k, "n": n, "at": when})
+    return rows
 
 
 class Crash(BaseException):

@@ -29,12 +29,13 @@ from millstream.flows.aggregate import (
     top_k,
     var,
 )
+from millstream.flows.emission import early
 from millstream.flows.expression import Expression, col, lit, when
 from millstream.flows.flow import Flow
 from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
-from millstream.flows.windows import calendar, hopping, session, sliding, tumbling
+from millstream.flows.windows import calendar, count_window, hopping, session, sliding, tumbling
 from millstream.log.contract import PartitionLag
 from millstream.log.events import Appended, EventBatch
 from millstream.log.topic import Topic
@@ -97,7 +98,9 @@ __all__ = [
     "col",
     "collect",
     "count",
+    "count_window",
     "cron",
+    "early",
     "errors",
     "every",
     "first",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -30,24 +30,9 @@ from millstream.flows.windows import (
     sliding,
     tumbling,
 )
-from millstream.primitives.schema import Timestamp
 from millstream.testing.flows_suite import EPOCH, LocalWorld, in_order
-from tests.flows_kit import CRASHES, crash_each
+from tests.flows_kit import CRASHES, EVENTS, LATE_S, SCHEMA, Row, crash_each, rows_of
 
-LATE_S = 600
-SCHEMA = {"k": str | None, "n": int | None, "at": Timestamp}
-# On full minutes, as the windows are: so that events fall on the edges of windows, and gaps are just as long as
-# sessions allow. Time goes on by a minute or two an event, and each comes up to ten minutes out of order.
-EVENTS = st.lists(
-    st.tuples(
-        st.sampled_from([None, "a", "a", "b"]),
-        st.none() | st.integers(-100, 100),
-        st.sampled_from([0, 60, 60, 120, 180, 420]),
-        st.integers(0, LATE_S // 60).map(lambda minutes: 60 * minutes),
-    ),
-    min_size=4,
-    max_size=40,
-)
 KINDS = {
     "tumbling": tumbling("5m"),
     "hopping": hopping("10m", every="4m"),
@@ -64,23 +49,12 @@ spread = agg.aggregator(
     returns=int,
     name="spread",
 )
-Row = dict[str, object]
 Bounds = tuple[datetime, datetime]
 
 
 def merged_bounds(one: list[int], other: list[int]) -> list[int]:
     both = [*one, *other]
     return [min(both), max(both)] if both else []
-
-
-def rows_of(events: Iterable[tuple[str | None, int | None, int, int]]) -> list[Row]:
-    rows, second = [], 0
-    for k, n, step_s, back_s in events:
-        second += step_s
-        # Late in the day where the calendar's windows end, so that several of them are seen.
-        when = EPOCH + timedelta(hours=17, seconds=LATE_S + second - back_s)
-        rows.append({"k": k, "n": n, "at": when})
-    return rows
 
 
 def flow_of(world: LocalWorld, windows: Windows, **more: agg.Aggregate) -> Flow:

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from millstream.flows.aggregate import Aggregate
 from millstream.flows.contract import FlowEngines, Stop, collected
+from millstream.flows.emission import Emission, emission_of
 from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
 from millstream.flows.flow_joins import FlowJoins, names_of
@@ -44,7 +45,7 @@ from millstream.flows.steps import (
     WithColumns,
     refuse_uncallable,
 )
-from millstream.flows.windows import Windows
+from millstream.flows.windows import CountWindow, Windows
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike, to_arrow_schema
@@ -196,13 +197,23 @@ class Flow(FlowJoins):
         ).distinct()
 
     def window(
-        self, windows: Windows, *, on: str, late: Duration = "0s", keep_late: bool = False
+        self,
+        windows: Windows,
+        *,
+        on: str | None = None,
+        late: Duration = "0s",
+        keep_late: bool = False,
+        emit: str | Emission = "close",
     ) -> WindowedFlow:
-        """Put each event in a window by its event time, the column ``on``.
+        """Put each event in a window by its event time, the column ``on``; ``ms.count_window`` may do without.
 
         A stream waits ``late`` of event time before it closes a window. Events that come later are
         counted in the report and, with ``keep_late``, written to the topic ``<flow>.late``. A
         batch has no late events.
+
+        ``emit="update"`` also gives the row of each group that a micro-batch has changed, and ``ms.early("10s")`` that
+        of each group that has changed at most so often by the clock; the column ``window_closed`` tells them from the
+        last row of the group, which is given when the window closes. A batch gives only the last ones.
         """
         late_us = duration_us(late)
         where = f"step {len(self.plan.steps) + 1}, window"
@@ -212,7 +223,16 @@ class Flow(FlowJoins):
                 where=where,
                 expected='windows such as ms.tumbling("1h"), and a lateness that is not negative',
             )
-        window = Window(windows, on, late_us, keep_late)
+        if on is None and (not isinstance(windows, CountWindow) or late_us or keep_late):
+            raise PlanError(
+                f"window({windows.text()}, late={late!r}) without an event time",
+                where=where,
+                expected='on="…", the column that says when an event happened; only ms.count_window(…) can do without, '
+                "and then no event is late",
+                next_step='write for example .window(…, on="at")',
+            )
+        emission = emission_of(emit, windows, where=where)
+        window = Window(windows, on, late_us, keep_late, emission)
         window.check(self.schema, where=where)
         return WindowedFlow(self, window)
 

@@ -13,16 +13,18 @@ from typing import TypeAlias
 import pyarrow as pa
 
 from millstream.flows.aggregate import Aggregate, aggregate_kind
+from millstream.flows.emission import ON_CLOSE, WINDOW_CLOSED, Emission
 from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_event_time, infer
 from millstream.flows.keyed import Process
-from millstream.flows.kinds import INTEGER, TEXT, is_ordered, python_type
+from millstream.flows.kinds import BOOLEAN, INTEGER, TEXT, is_ordered, python_type
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.source import CallSink, RowCalls, Sink, Source
 from millstream.flows.steps import Step, field_of, named_text
 from millstream.flows.windows import (
     WINDOW_END,
     WINDOW_START,
+    CountWindow,
     Windows,
     exact_duration,
     refuse_window_columns,
@@ -33,20 +35,36 @@ from millstream.primitives.schema import TIMESTAMP, describe
 
 @dataclass(frozen=True)
 class Window:
-    """Which window an event belongs to, and how long a stream waits for late ones."""
+    """Which window an event belongs to, how long a stream waits for late ones, and when it gives the window's rows."""
 
     windows: Windows
-    on: str
+    on: str | None
     late_us: int
     keep_late: bool
+    emission: Emission = ON_CLOSE
 
     def text(self) -> str:
         """Return the canonical text."""
+        kept = self.kept_text()
+        return f"{kept[:-1]}, emit={self.emission.text()})" if self.emission.is_early else kept
+
+    def kept_text(self) -> str:
+        """Return what must not change while there is state: when rows are given is not among it."""
+        if self.on is None:
+            return f"window({self.windows.text()})"
         return f"window({self.windows.text()}, on={self.on}, late={exact_duration(self.late_us)})"
 
+    def columns(self) -> list[pa.Field]:
+        """Return the columns that results have before their keys."""
+        if self.on is None:
+            return []
+        fields = [pa.field(WINDOW_START, TIMESTAMP), pa.field(WINDOW_END, TIMESTAMP)]
+        return [*fields, pa.field(WINDOW_CLOSED, BOOLEAN)] if self.emission.is_early else fields
+
     def check(self, schema: pa.Schema, *, where: str) -> None:
-        """Raise PlanError unless ``on`` is a timestamp column."""
-        check_event_time(self.on, schema, where=where)
+        """Raise PlanError unless ``on`` is a timestamp column, or none is needed."""
+        if self.on is not None:
+            check_event_time(self.on, schema, where=where)
         refuse_window_columns(schema.names, where=where)
 
 
@@ -64,7 +82,7 @@ class Aggregation:
 
     @property
     def time(self) -> str | None:
-        """The column of the event time, if there is a window."""
+        """The column of the event time, if there is one."""
         return None if self.window is None else self.window.on
 
     @property
@@ -77,19 +95,31 @@ class Aggregation:
         """Whether events that come later are written somewhere."""
         return self.window is not None and self.window.keep_late
 
+    @property
+    def emits_early(self) -> bool:
+        """Whether a stream gives rows of windows that are still open."""
+        return self.window is not None and self.window.emission.is_early
+
+    @property
+    def counts_rows(self) -> bool:
+        """Whether its windows hold so many rows, and not a stretch of time."""
+        return self.window is not None and isinstance(self.window.windows, CountWindow)
+
     def keeping_late(self) -> Aggregation:
         """Return it with late events written, which changes nothing else."""
-        if self.window is None:
+        if self.window is None or self.window.on is None:
             return self
         return replace(self, window=replace(self.window, keep_late=True))
 
     def kept_text(self) -> str:
         """Return what must not change while there is state."""
-        return self.text()
+        return self._text("" if self.window is None else f"{self.window.kept_text()}.")
 
     def text(self) -> str:
         """Return the canonical text."""
-        window = "" if self.window is None else f"{self.window.text()}."
+        return self._text("" if self.window is None else f"{self.window.text()}.")
+
+    def _text(self, window: str) -> str:
         keys = f"group_by({named_text(self.keys)})." if self.keys else ""
         if not self.aggregates:
             return f"{window}{keys}distinct()"
@@ -101,7 +131,7 @@ class Aggregation:
         fields = []
         if self.window is not None:
             self.window.check(schema, where=where)
-            fields += [pa.field(WINDOW_START, TIMESTAMP), pa.field(WINDOW_END, TIMESTAMP)]
+            fields += self.window.columns()
         for name, expression in self.keys:
             kind = infer(expression, schema, where=where)
             if not is_ordered(kind):

@@ -10,6 +10,7 @@ the full hour in UTC. A window holds its start and not its end: [start, end).
     calendar    |  window (a day, in its zone)  |    ms.calendar("day", tz="Europe/Berlin"): 23 or 25 hours at times
     session       | e  e e    |     | e  |           ms.session("20m"): as long as no gap is that long
     sliding       --------]e   -------]e             ms.sliding("1h"): what led up to each event: (time - 1h, time]
+    count         |e  e e| |e   e  e|                ms.count_window(3): so many events of a key after one another
 """
 
 from __future__ import annotations
@@ -100,7 +101,19 @@ class Sliding:
         return f"sliding({exact_duration(self.size_us)})"
 
 
-Windows: TypeAlias = Tumbling | Hopping | Calendar | Session | Sliding
+@dataclass(frozen=True)
+class CountWindow:
+    """So many rows of a key after one another, in the order of their time: [first, last]."""
+
+    size: int
+
+    def text(self) -> str:
+        """Return the canonical text."""
+        return f"count_window({self.size})"
+
+
+TimeWindows: TypeAlias = Tumbling | Hopping | Calendar | Session | Sliding
+Windows: TypeAlias = TimeWindows | CountWindow
 
 
 def tumbling(size: Duration) -> Tumbling:
@@ -162,6 +175,23 @@ def sliding(size: Duration) -> Sliding:
     Rows: one for each key and time. Raises PlanError unless the size is positive.
     """
     return Sliding(_positive(size, "a window", 'ms.sliding("10m")'))
+
+
+def count_window(size: int) -> CountWindow:
+    """Return windows of ``size`` rows of each key, one behind the other, in the order of their event time.
+
+    A stream gives a window when its last row has come and the watermark has passed it; the last window of a key, which
+    may hold fewer, at the end of bounded input. ``window_start`` and ``window_end`` are the times of its first and its
+    last row. Without ``on=`` rows are counted as they arrive, and there is neither. Raises PlanError unless the size is
+    positive.
+    """
+    if size < 1 or size % 1:
+        raise PlanError(
+            f"a window of {size!r} rows",
+            expected="a whole number, at least 1",
+            next_step="write for example ms.count_window(100)",
+        )
+    return CountWindow(size)
 
 
 def _positive(size: Duration, what: str, example: str) -> int:

@@ -10,12 +10,14 @@ import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_aggregate import GroupKernel
+from millstream.engines.local.flow_counting import CountKernel, OpenCounts
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_join_state import JoinState
 from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_keyed import KeyedRunner
 from millstream.engines.local.flow_keyed_state import KeyedState
-from millstream.engines.local.flow_process_stage import waiting_rows
+from millstream.engines.local.flow_ordered_rows import OrderedRows
 from millstream.engines.local.flow_state import Blob, WindowState
 from millstream.flows.keyed import Process
 from millstream.flows.merging import JoinSource
@@ -36,7 +38,8 @@ def held_rows(store: Store, plan: Plan, name: str, state: int) -> Rows:
         raise ConfigurationError(
             f"the flow has no state {state}",
             where=f"flow {name!r}",
-            expected=f"a number below {len(readers)}: two of a join, one of each aggregation, two of each process",
+            expected=f"a number below {len(readers)}: two of a join, of each process and of each count window, and one "
+            "of each other aggregation",
         )
     closed_until_us, blobs = _stored(store, name, state)
     return readers[state](closed_until_us, blobs, f"{store.path}, flow {name!r}")
@@ -50,8 +53,11 @@ def _readers(plan: Plan) -> Iterator[Reader]:
     for at, step in plan.stateful().items():
         schema = plan.schemas()[at]
         if isinstance(step, Process):
-            yield partial(_waiting, step, schema)
+            yield partial(_waiting, step.time, schema)
             yield partial(_of_keys, step, schema)
+        elif step.counts_rows:
+            yield partial(_waiting, step.time, schema)
+            yield partial(_of_counts, step, schema)
         else:
             yield partial(_of_windows, step, schema)
 
@@ -74,11 +80,22 @@ def _of_windows(
 
 
 def _waiting(
-    step: Process, schema: pa.Schema, closed_until_us: int, blobs: Blobs, where: str
+    time: str | None, schema: pa.Schema, closed_until_us: int, blobs: Blobs, where: str
 ) -> Rows:
-    kept = waiting_rows(step, schema, closed_until_us=closed_until_us)
-    kept.load(blobs, where=where)
-    return _rows(kept.rows().collect(), schema.names)
+    waiting = OrderedRows(time, polars_schema(schema), closed_until_us=closed_until_us)
+    waiting.load(blobs, where=where)
+    return _rows(waiting.rows(), schema.names)
+
+
+def _of_counts(
+    step: Aggregation, schema: pa.Schema, closed_until_us: int, blobs: Blobs, where: str
+) -> Rows:
+    del closed_until_us
+    kernel = CountKernel(step, schema, where=step.name)
+    counts = OpenCounts(kernel)
+    counts.load(blobs, where=where)
+    output = kernel.final(counts.opened)
+    return _rows(output, output.columns)
 
 
 def _of_keys(

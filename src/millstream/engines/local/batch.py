@@ -16,6 +16,7 @@ from millstream.engines.local.append import Staged
 from millstream.engines.local.delays import record_delays
 from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
 from millstream.engines.local.flow_calls import calls_of, enqueue
+from millstream.engines.local.flow_counting import CountKernel
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import write_file
@@ -174,6 +175,8 @@ class _BatchRun:
                 frame = self._stateless(plan, first, index, frame)
                 if isinstance(step, Process):
                     frame = self._processed(plan, step, index, frame)
+                elif step.counts_rows:
+                    frame = self._counted(step, index, schemas[index], frame)
                 else:
                     frame = self._aggregated(step, index, schemas[index], frame)
                 first = index + 1
@@ -221,13 +224,9 @@ class _BatchRun:
         self, plan: Plan, step: Process, index: int, frame: pl.LazyFrame
     ) -> pl.LazyFrame:
         """Call a function with state for each row: all rows are in memory, for they have to be put in order."""
-        rows = frame.collect(engine="streaming")
-        if step.time is not None:
-            self._untimed += rows[step.time].null_count()
-            rows = rows.filter(pl.col(step.time).is_not_null())
         given = processed(
             step,
-            rows,
+            self._timed(frame, step.time),
             plan.schemas()[index],
             where=f"step {index + 1}, {step.name}",
             failures=self._failures,
@@ -235,6 +234,21 @@ class _BatchRun:
             checks_time=any(at > index for at in plan.stateful()),
         )
         return given.lazy()
+
+    def _counted(
+        self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame
+    ) -> pl.LazyFrame:
+        """Count the rows of each key: all rows are in memory, for they have to be put in order."""
+        kernel = CountKernel(step, schema, where=f"step {index + 1}, {step.name}")
+        return kernel.all_windows(self._timed(frame, step.time)).lazy()
+
+    def _timed(self, frame: pl.LazyFrame, time: str | None) -> pl.DataFrame:
+        """Return the rows whose time is known; without a time all of them."""
+        rows = frame.collect(engine="streaming")
+        if time is None:
+            return rows
+        self._untimed += rows[time].null_count()
+        return rows.filter(pl.col(time).is_not_null())
 
     def _aggregated(
         self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame

@@ -17,12 +17,13 @@ from millstream.engines.local.flow_kernel import Kernel, own_kernel
 from millstream.engines.local.flow_sketches import n_unique_sketch, quantile_sketch
 from millstream.engines.local.flow_windows import FLOOR, TIME, Parts, WindowKind, window_kind
 from millstream.flows.aggregate import Aggregate
+from millstream.flows.emission import WINDOW_CLOSED
 from millstream.flows.expression import Column, Expression, Literal
 from millstream.flows.inference import infer
 from millstream.flows.kinds import DURATION, FLOAT, INTEGER
 from millstream.flows.plan import Aggregation
 from millstream.flows.watermark import TIME_MIN
-from millstream.flows.windows import WINDOW_END, WINDOW_START
+from millstream.flows.windows import WINDOW_END, WINDOW_START, CountWindow
 from millstream.primitives.errors import StepError
 
 ROWS = "__ms_rows"
@@ -34,7 +35,7 @@ class GroupKernel:
 
     def __init__(self, aggregation: Aggregation, schema: pa.Schema, *, where: str) -> None:
         """Compile. ``schema`` is that of the aggregation's input, and fits."""
-        self.window = aggregation.window
+        self._emits_early = aggregation.emits_early
         self.output = aggregation.output(schema, where=where)
         self.where = where
         self.keys = [name for name, _ in aggregation.keys]
@@ -45,14 +46,16 @@ class GroupKernel:
             _kernel(aggregate, index, schema)
             for index, (_, aggregate) in enumerate(aggregation.aggregates)
         ]
-        self._partial_parts: Parts = {ROWS: pl.len().cast(pl.Int64)}
-        self._merge_parts: Parts = {ROWS: pl.col(ROWS).sum()}
+        self.partial_parts: Parts = {ROWS: pl.len().cast(pl.Int64)}
+        self.merge_parts: Parts = {ROWS: pl.col(ROWS).sum()}
         for kernel in self._kernels:
-            self._partial_parts |= kernel.partial
-            self._merge_parts |= kernel.merge
+            self.partial_parts |= kernel.partial
+            self.merge_parts |= kernel.merge
         self.kind: WindowKind | None = None
-        if aggregation.window is not None:
-            self.kind = window_kind(aggregation.window.windows, self.keys, self._merge_parts)
+        window = aggregation.window
+        if window is not None and not isinstance(window.windows, CountWindow):
+            self.kind = window_kind(window.windows, self.keys, self.merge_parts)
+        self._bounds = _bounds(aggregation, self.kind)
 
     def partial(self, rows: pl.LazyFrame, *, has_floor: bool = False) -> pl.LazyFrame:
         """Return the state of rows: one row a group. Rows without a time have a null window.
@@ -61,14 +64,14 @@ class GroupKernel:
         """
         if self.kind is None:
             return _grouped(
-                computed(rows, self.inputs, self._schema), self.keys, self._partial_parts
+                computed(rows, self.inputs, self._schema), self.keys, self.partial_parts
             )
         carried: tuple[str, ...] = ()
         if self.kind.asks_floor:
             rows = rows if has_floor else rows.with_columns(pl.lit(TIME_MIN).alias(FLOOR))
             carried = (FLOOR,)
         inputs = computed(rows, self.inputs, self._schema, carried=carried)
-        return self.kind.grouped(inputs, self.keys, self._partial_parts, self.merge)
+        return self.kind.grouped(inputs, self.keys, self.partial_parts, self.merge)
 
     def inputs_of(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return the columns that the aggregation looks at."""
@@ -84,15 +87,14 @@ class GroupKernel:
     def merge(self, states: pl.LazyFrame) -> pl.LazyFrame:
         """Return the state of all rows that went into ``states``."""
         if self.kind is None:
-            return _grouped(states, self.keys, self._merge_parts)
-        return self.kind.merged(states, self.keys, self._merge_parts)
+            return _grouped(states, self.keys, self.merge_parts)
+        return self.kind.merged(states, self.keys, self.merge_parts)
 
-    def final(self, states: pl.DataFrame) -> pl.DataFrame:
-        """Return the output rows of complete groups, sorted by window and keys, nulls first."""
-        columns: list[pl.Expr] = []
-        if self.kind is not None:
-            start, end = self.kind.bounds()
-            columns += [start.alias(WINDOW_START), end.alias(WINDOW_END)]
+    def final(self, states: pl.DataFrame, *, is_closed: bool = True) -> pl.DataFrame:
+        """Return the output rows of groups, each in one row, sorted by window and keys, nulls first."""
+        columns = [*self._bounds]
+        if self._emits_early:
+            columns.append(pl.lit(is_closed).alias(WINDOW_CLOSED))
         columns += [pl.col(key) for key in self.keys]
         for name, kernel in zip(self._names, self._kernels, strict=True):
             columns.append(kernel.final.cast(dtype(self.output.field(name).type)).alias(name))
@@ -105,14 +107,25 @@ class GroupKernel:
                 expected="a sum between -2^63 and 2^63 - 1",
                 next_step="sum the column as float: ms.sum(ms.col(…).cast(float))",
             ) from error
-        order = [WINDOW_START, WINDOW_END, *self.keys] if self.kind else self.keys
+        order = [WINDOW_START, WINDOW_END, *self.keys] if self._bounds else self.keys
         return frame.sort(order, nulls_last=False) if order else frame
+
+
+def _bounds(aggregation: Aggregation, kind: WindowKind | None) -> list[pl.Expr]:
+    """Return the start and the end of windows, where they have them."""
+    if kind is not None:
+        start, end = kind.bounds()
+    elif aggregation.time is not None:
+        start, end = pl.col(WINDOW_START), pl.col(WINDOW_END)
+    else:
+        return []
+    return [start.alias(WINDOW_START), end.alias(WINDOW_END)]
 
 
 def _inputs(aggregation: Aggregation) -> list[tuple[str, Expression]]:
     columns: list[tuple[str, Expression]] = []
-    if aggregation.window is not None:
-        columns.append((TIME, Column(aggregation.window.on)))
+    if aggregation.time is not None:
+        columns.append((TIME, Column(aggregation.time)))
     columns += aggregation.keys
     for index, (_, aggregate) in enumerate(aggregation.aggregates):
         if aggregate.of is not None:

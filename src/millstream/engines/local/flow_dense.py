@@ -85,6 +85,8 @@ class DenseWindows:
         self._closed_until_us = closed_until_us
         self._windows: dict[int, Arrays] = {}
         self.changelog = Changelog()
+        self.touched: pl.DataFrame | None = None
+        """The state that the last micro-batch has added."""
 
     def load(self, blobs: Iterable[Blob], *, where: str) -> None:
         """Take over what earlier commits stored, without what was closed already. Raises TooLarge."""
@@ -141,6 +143,7 @@ class DenseWindows:
         # As in Polars: infinities and NaN are values like others.
         with np.errstate(invalid="ignore", over="ignore"):
             touched = None if rows is None or not rows.height else self._add(rows)
+        self.touched = touched
         closed = self._close(until_us)
         self._closed_until_us = max(self._closed_until_us, until_us)
         if not self._windows:
@@ -155,6 +158,17 @@ class DenseWindows:
     def states(self) -> pl.DataFrame:
         """Return the state of all open windows."""
         return self._states_of(sorted(self._windows))
+
+    def current(self, touched: pl.DataFrame | None) -> pl.DataFrame:
+        """Return the state of open groups, each in one row: those that ``touched`` has parts of, or all."""
+        if touched is None:
+            return self.states()
+        frames = [pl.DataFrame(schema=self._schema)]
+        codes = self._codes(touched)
+        windows = touched[WINDOW_START].to_physical().to_numpy() // self._size_us
+        for window in sorted(set(windows.tolist()) & self._windows.keys()):
+            frames.append(self._state_of(window, np.unique(codes[windows == window])))
+        return pl.concat(frames)
 
     def _is_due(self, touched: int) -> bool:
         if self.changelog.blobs >= PARTIALS_MAX:
@@ -224,13 +238,13 @@ class DenseWindows:
     def _states_of(self, windows: list[int]) -> pl.DataFrame:
         frames = [pl.DataFrame(schema=self._schema)]
         for window in windows:
-            arrays = self._windows[window]
-            codes = np.flatnonzero(arrays[ROWS])
-            starts = np.full(codes.size, window * self._size_us)
-            frames.append(
-                self._framed(starts, codes, {name: of[codes] for name, of in arrays.items()})
-            )
+            frames.append(self._state_of(window, np.flatnonzero(self._windows[window][ROWS])))
         return pl.concat(frames)
+
+    def _state_of(self, window: int, codes: Codes) -> pl.DataFrame:
+        starts = np.full(codes.size, window * self._size_us)
+        arrays = {name: of[codes] for name, of in self._windows[window].items()}
+        return self._framed(starts, codes, arrays)
 
     def _framed(self, starts: Codes, codes: Codes, arrays: Arrays) -> pl.DataFrame:
         columns: dict[str, pl.Series] = {WINDOW_START: pl.Series(starts)}

@@ -394,8 +394,3 @@ def _values(column: pl.Series) -> list[Any]:
         return list(map(_EPOCH.__add__, since))
     except OverflowError:
         return column.to_list()
-
-
-def in_order(rows: pl.DataFrame, time: str | None) -> pl.DataFrame:
-    """Return rows in the order in which ``process`` sees them."""
-    return rows if time is None else rows.sort(time, maintain_order=True)

@@ -15,9 +15,9 @@ import pyarrow as pa
 from millstream.engines.local.flow_catalog import Claim
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
-from millstream.engines.local.flow_kept_rows import KeptRows
-from millstream.engines.local.flow_keyed import KeyedRunner, in_order
+from millstream.engines.local.flow_keyed import KeyedRunner
 from millstream.engines.local.flow_keyed_state import KeyedState
+from millstream.engines.local.flow_ordered_rows import OrderedRows, in_order
 from millstream.engines.local.flow_stages import TIMELY, Advanced, fate
 from millstream.engines.local.flow_state import StateChange
 from millstream.engines.local.flow_steps import StepRunner
@@ -65,11 +65,12 @@ class ProcessStage:
             failures=failures,
         )
         self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
-        self._nothing = pl.DataFrame(schema=polars_schema(schemas[at]))
         self.closed_until_us = claim.closed_until_us.get(state, TIME_MIN)
         self._runner.agenda.closed_us = self.closed_until_us
         place = f"{where}, flow {claim.name!r}"
-        self._waiting = waiting_rows(step, schemas[at], closed_until_us=self.closed_until_us)
+        self._waiting = OrderedRows(
+            step.time, polars_schema(schemas[at]), closed_until_us=self.closed_until_us
+        )
         self._waiting.load(claim.state.get(state, ()), where=place)
         self._keys = KeyedState(self._runner)
         self._keys.load(claim.state.get(state + 1, ()), where=place)
@@ -90,14 +91,8 @@ class ProcessStage:
     def advance(self, sides: Sequence[pl.DataFrame | None], until_us: int) -> Advanced:
         """Process what lies before a watermark in the order of its time; without a time all that has come."""
         [rows] = sides
-        new = self._nothing if rows is None else rows.select(self._nothing.columns)
-        waiting = StateChange()
-        if self._time is not None:
-            has_come = pl.col(self._time).cast(pl.Int64) < until_us
-            due = pl.concat([self._waiting.rows().filter(has_come), new.lazy().filter(has_come)])
-            waiting = self._waiting.advance(new, until_us)
-            new = in_order(due.collect(), self._time)
-        given = self._runner.run(new, until_us)
+        due, waiting = self._waiting.advance(rows, until_us)
+        given = self._runner.run(due, until_us)
         self.closed_until_us = max(self.closed_until_us, until_us)
         return self._behind(given), (waiting, self._keys.change())
 
@@ -105,6 +100,12 @@ class ProcessStage:
         """Call the timers of the clock that are due."""
         given = self._runner.fire_clock(now_us)
         return self._behind(given), (StateChange(), self._keys.change())
+
+    is_unfinished = False
+
+    def finish(self) -> Advanced:
+        """There is nothing that no watermark and no timer brings out."""
+        return self._empty, (StateChange(),) * len(self.states)
 
     def _behind(self, given: pl.DataFrame) -> pl.DataFrame:
         return self._after.applied(given) if given.height else self._empty
@@ -117,29 +118,19 @@ class ProcessStage:
     @property
     def first_due_us(self) -> int | None:
         """The least watermark that has something processed, or None if nothing waits."""
-        waits = [_behind(self._runner.first_due_us)]
-        if self._time is not None:
-            waits.append(self._waiting.first_due_us)
+        waits = [_behind(self._runner.first_due_us), self._waiting.first_due_us]
         return min((us for us in waits if us is not None), default=None)
 
     @property
     def last_due_us(self) -> int | None:
         """The watermark behind which nothing waits, or None if nothing does."""
-        waits = [_behind(self._runner.last_due_us)]
-        if self._time is not None:
-            waits.append(self._waiting.last_due_us)
+        waits = [_behind(self._runner.last_due_us), self._waiting.last_due_us]
         return max((us for us in waits if us is not None), default=None)
 
     @property
     def clock_due_us(self) -> int | None:
         """When the next timer of the clock is due, or None."""
         return self._runner.clock_due_us
-
-
-def waiting_rows(step: Process, schema: pa.Schema, *, closed_until_us: int) -> KeptRows:
-    """Return what keeps the rows whose time has not come."""
-    needed_us = pl.lit(TIME_MIN) if step.time is None else pl.col(step.time).cast(pl.Int64)
-    return KeptRows(polars_schema(schema), needed_us, closed_until_us=closed_until_us)
 
 
 def processed(

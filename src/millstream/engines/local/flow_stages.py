@@ -6,7 +6,7 @@ The first stage may be a join; the others are aggregations and, in ``flow_proces
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -22,6 +22,7 @@ from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_join_state import JoinState
 from millstream.engines.local.flow_joining import LEFT, RIGHT, JoinKernel
+from millstream.engines.local.flow_revisions import Revisions
 from millstream.engines.local.flow_state import Blob, StateChange, WindowState
 from millstream.engines.local.flow_steps import StepRunner
 from millstream.engines.local.flow_windows import FLOOR
@@ -63,6 +64,13 @@ class Stage(Protocol):
     def watermark_behind_us(self, time: str) -> int:
         """Return the time that rows which this stage will give cannot be before; ``time`` is one of its own columns."""
 
+    def finish(self) -> Advanced:
+        """Give what no watermark brings out, once nothing more can come."""
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Whether there is something that no watermark brings out."""
+
     @property
     def first_due_us(self) -> int | None:
         """The least watermark that gives something more, or None if none does."""
@@ -96,11 +104,24 @@ def sorted_out(
 
 
 class Clockless:
-    """A stage without timers of the clock."""
+    """A stage without timers of the clock, and with nothing that waits for the end of the input."""
 
     states: range
     _empty: pl.DataFrame
-    clock_due_us: int | None = None
+
+    @property
+    def clock_due_us(self) -> int | None:
+        """There is none."""
+        return None
+
+    @property
+    def is_unfinished(self) -> bool:
+        """Nothing is."""
+        return False
+
+    def finish(self) -> Advanced:
+        """There is nothing to give."""
+        return self._empty, (StateChange(),) * len(self.states)
 
     def are_timely(self, side: int, rows: pl.DataFrame) -> bool:
         """Say nothing."""
@@ -135,11 +156,13 @@ class AggregationStage(Clockless):
         claim: Claim,
         where: Path,
         failures: Failures,
+        now_us: Callable[[], int],
     ) -> None:
         """Compile, and load the state that the last commit left; ``at`` is where it stands, ``end`` where the next."""
         step, schemas = plan.steps[at], plan.schemas()
         assert isinstance(step, Aggregation)
         assert step.window is not None
+        assert step.window.on is not None, "windows of time have one"
         self._on = step.window.on
         self.states = range(state, state + 1)
         self._kernel = GroupKernel(step, schemas[at], where=f"step {at + 1}, agg")
@@ -161,6 +184,12 @@ class AggregationStage(Clockless):
             claim.state.get(state, ()),
             where=f"{where}, flow {claim.name!r}",
         )
+        self._revisions: Revisions | None = None
+        if step.window.emission.is_early:
+            columns = [*self._kind.columns, *self._kernel.keys]
+            has_open = self.last_due_us is not None
+            emission = step.window.emission
+            self._revisions = Revisions(emission, columns, now_us, has_open=has_open)
 
     def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
         """Return what becomes of a row; ``mark`` is the watermark of its partition before it."""
@@ -184,9 +213,36 @@ class AggregationStage(Clockless):
         [rows] = sides
         closed, change = self._advanced(rows, until_us)
         self.closed_until_us = max(self.closed_until_us, until_us)
-        if closed is None:
+        given = [] if closed is None else [self._kernel.final(closed)]
+        if self._revisions is not None:
+            given += self._revised(self._revisions)
+        if not given:
             return self._empty, (change,)
-        return self._after.applied(self._kernel.final(closed)), (change,)
+        return self._after.applied(pl.concat(given)), (change,)
+
+    def _revised(self, revisions: Revisions) -> list[pl.DataFrame]:
+        """Return the early rows of what the micro-batch has changed, or note that they are due by the clock."""
+        touched = self._state.touched
+        if self.last_due_us is None:
+            revisions.clear()
+        elif touched is not None and touched.height:
+            if not revisions.is_clocked:
+                return [self._kernel.final(self._state.current(touched), is_closed=False)]
+            revisions.note(touched)
+        return []
+
+    def fire_clock(self, now_us: int) -> Advanced:
+        """Give the early rows that are due by the clock."""
+        revisions = self._revisions
+        if revisions is None or revisions.due_us is None or revisions.due_us > now_us:
+            return super().fire_clock(now_us)
+        states = self._state.current(revisions.take())
+        return self._after.applied(self._kernel.final(states, is_closed=False)), (StateChange(),)
+
+    @property
+    def clock_due_us(self) -> int | None:
+        """When early rows are due by the clock, or None."""
+        return None if self._revisions is None else self._revisions.due_us
 
     def _advanced(
         self, rows: pl.DataFrame | None, until_us: int

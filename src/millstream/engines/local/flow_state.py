@@ -87,6 +87,8 @@ class WindowState:
         self._merged_groups = 0
         self.changelog = Changelog()
         self._first_due_us: int | None = None
+        self.touched: pl.DataFrame | None = None
+        """The state that the last micro-batch has added."""
 
     def load(self, blobs: Iterable[Blob], *, where: str) -> None:
         """Take over what earlier commits stored, without what was closed already."""
@@ -137,7 +139,7 @@ class WindowState:
 
         Returns the merged states of the closed windows (None if there are none) and the change to store.
         """
-        first_us = None
+        self.touched, first_us = partial, None
         if partial is not None and partial.height:
             self._frames.append(partial)
             first_us = self._kind.first_due_us(partial, self._closed_until_us)
@@ -154,6 +156,15 @@ class WindowState:
         if partial is not None and first_us is not None and first_us <= until_us:
             kept = self._kind.kept(partial, until_us)
         return closed, self.changelog.append(encoded(kept) if kept is not None else ())
+
+    def current(self, touched: pl.DataFrame | None) -> pl.DataFrame:
+        """Return the state of open groups, each in one row: those that ``touched`` has parts of, or all."""
+        frames = [pl.DataFrame(schema=self._kernel.state_schema()), *self._frames]
+        states = pl.concat(frames).lazy()
+        if touched is None:
+            return self._kernel.merge(states).collect()
+        keys, merge = self._kernel.keys, self._kernel.merge
+        return self._kind.of_groups(states, touched.lazy(), keys, merge).collect()
 
     def _find_first_due(self) -> None:
         firsts = [self._kind.first_due_us(f, self._closed_until_us) for f in self._frames]

@@ -11,6 +11,7 @@ import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_catalog import Claim
+from millstream.engines.local.flow_counting import CountStage
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_heads import Heads
@@ -192,7 +193,8 @@ class StagedStream:
     def close_all(self) -> Computed | None:
         """Close everything that is open; None if nothing is."""
         due = [stage.last_due_us for stage in self._stages]
-        if all(last is None for last in due) and self.clock_due_us is None:
+        is_unfinished = any(stage.is_unfinished for stage in self._stages)
+        if all(last is None for last in due) and self.clock_due_us is None and not is_unfinished:
             return None
         until_us = self._stages[0].closed_until_us if due[0] is None else due[0]
         return self._closed_up_to(until_us, close=True)
@@ -293,7 +295,7 @@ def _closed(stage: Stage, sides: int, advanced: Advanced) -> Advanced:
             else stage.advance([None] * sides, until_us)
         )
         advanced = _then(advanced, more)
-    return advanced
+    return _then(advanced, stage.finish())
 
 
 def _then(advanced: Advanced, more: Advanced) -> Advanced:
@@ -311,22 +313,14 @@ def _stages(
         stages.append(JoinStage(plan, ends[0], claim=claim, where=where, failures=failures))
     for (at, step), end in zip(stateful.items(), ends[1:], strict=True):
         state = stages[-1].states.stop if stages else 0
+        kind: type[ProcessStage | CountStage | AggregationStage]
         if isinstance(step, Process):
-            stage: Stage = ProcessStage(
-                plan,
-                state,
-                at,
-                end,
-                claim=claim,
-                where=where,
-                failures=failures,
-                now_us=now_us,
-            )
+            kind = ProcessStage
         else:
-            stage = AggregationStage(
-                plan, state, at, end, claim=claim, where=where, failures=failures
-            )
-        stages.append(stage)
+            kind = CountStage if step.counts_rows else AggregationStage
+        stages.append(
+            kind(plan, state, at, end, claim=claim, where=where, failures=failures, now_us=now_us)
+        )
     return stages
 
 

@@ -32,8 +32,8 @@ from millstream.flows.windows import (
     Hopping,
     Session,
     Sliding,
+    TimeWindows,
     Tumbling,
-    Windows,
 )
 
 TIME = "__ms_time"
@@ -99,6 +99,13 @@ class WindowKind(ABC):
     def kept(self, partial: pl.DataFrame, until_us: int) -> pl.DataFrame:
         """Return what of a micro-batch's state is worth storing once all was closed up to ``until_us``."""
         return partial.filter(self.due() > until_us)
+
+    def of_groups(
+        self, states: pl.LazyFrame, touched: pl.LazyFrame, keys: Sequence[str], merge: Merge
+    ) -> pl.LazyFrame:
+        """Return the groups, each in one row, that ``touched`` has parts of."""
+        same = [*self.columns, *keys]
+        return merge(states.join(touched, on=same, how="semi", nulls_equal=True))
 
     def complete(self, states: pl.DataFrame) -> pl.DataFrame:
         """Return what all groups give, when ``states`` is the state of all rows at once."""
@@ -329,6 +336,21 @@ class _Session(WindowKind):
         del until_us
         return partial
 
+    def of_groups(
+        self, states: pl.LazyFrame, touched: pl.LazyFrame, keys: Sequence[str], merge: Merge
+    ) -> pl.LazyFrame:
+        # A part may have become the middle of a longer stretch of its key.
+        of_keys = touched.select(*keys, pl.col(WINDOW_START).alias(_FIRST))
+        if not keys:
+            whole = merge(states).with_columns(pl.lit(0).alias(_KEY))
+            inside = whole.join(of_keys.with_columns(pl.lit(0).alias(_KEY)), on=_KEY)
+        else:
+            known = states.join(of_keys, on=keys, how="semi", nulls_equal=True)
+            inside = merge(known).join(of_keys, on=keys, nulls_equal=True)
+        is_of = pl.col(_FIRST).is_between(pl.col(WINDOW_START), pl.col(WINDOW_END), closed="left")
+        found = inside.filter(is_of).drop(_FIRST, _KEY, strict=False)
+        return found.unique([WINDOW_START, *keys])
+
     def bounds(self) -> tuple[pl.Expr, pl.Expr]:
         return pl.col(WINDOW_START), pl.col(WINDOW_END)
 
@@ -388,7 +410,7 @@ class _Sliding(WindowKind):
         return until_us - self._size_us
 
 
-def window_kind(windows: Windows, keys: Sequence[str], merge_parts: Parts) -> WindowKind:
+def window_kind(windows: TimeWindows, keys: Sequence[str], merge_parts: Parts) -> WindowKind:
     """Return the kind of a window for an aggregation with these keys."""
     match windows:
         case Tumbling():

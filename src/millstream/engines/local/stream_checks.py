@@ -128,6 +128,15 @@ def _check_stateful(plan: Plan) -> None:
                 expected="a window before group_by and agg",
                 next_step='add .window(ms.tumbling("1h"), on="…"), or run() it as a batch',
             )
+    for before, at in pairwise(stateful):
+        earlier = stateful[before]
+        if isinstance(earlier, Aggregation) and earlier.emits_early:
+            raise PlanError(
+                f"{stateful[at].text()} would take each early row for one of its own",
+                where=f"step {at + 1}, {stateful[at].name}",
+                expected='emit="close" at the windows before it',
+                next_step="leave out emit= there; early rows can be written by a flow of their own",
+            )
     behind = [-1, *stateful] if isinstance(plan.source, JoinSource) else [*stateful]
     for before, at in pairwise(behind):
         step = stateful[at]
