@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from millstream.flows.contract import FlowEngines
 from millstream.flows.kinds import widened_schema
-from millstream.flows.merging import JoinSource, JoinTime, UnionSource, Within
+from millstream.flows.merging import AsOf, JoinSource, JoinTime, UnionSource, Within
 from millstream.flows.plan import Plan
 from millstream.flows.steps import AsofJoin, Join, Step
 from millstream.flows.windows import Calendar, Tumbling
@@ -191,14 +191,34 @@ class FlowJoins(ABC):
         by: str | Sequence[str] = (),
         right_by: str | Sequence[str] | None = None,
         tolerance: Duration | float | None = None,
+        late: Duration = "0s",
+        keep_late: bool = False,
     ) -> Flow:
         """Add the columns of the last row of a table that is not after the event: the price that held, say.
 
         ``on`` is a time, a date or a number, here and (``right_on``) in the table; ``by`` are keys that must be equal.
         ``tolerance`` is how old the row may be at most, a duration for times and a number for numbers. Rows without a
         partner get nulls. The table does not change while the flow runs.
+
+        The table may be another flow, whose rows say from when on they hold: a table that changes, with all of its
+        versions. ``on`` and ``right_on`` are the event times then. A stream gives a row once the watermark of both
+        flows has passed it, so that every version up to its time has come, and remembers of each key the version that
+        holds. A table that changes rarely holds the rows back; say with ``stream(idle="5s")`` how long to wait for it.
+        ``late`` and ``keep_late`` are as for ``join_interval``.
         """
         left, right = self._keys("join_asof", names_of(by), right_by, at_least=0)
+        if isinstance(table, FlowJoins):
+            where = self._where("join_asof")
+            match = AsOf(_tolerance_us(tolerance, where))
+            time = JoinTime(on, right_on or on, match, _lateness(late, where), keep_late)
+            return self._joined(table, (left, right), "left", time)
+        if duration_us(late) or keep_late:
+            raise PlanError(
+                f"late={late!r}, keep_late={keep_late} for a table that does not change",
+                where=self._where("join_asof"),
+                expected="them beside another flow, whose rows come over time",
+                next_step="leave them out",
+            )
         within: float | None
         if tolerance is None or (isinstance(tolerance, int | float) and tolerance >= 0):
             within = tolerance
@@ -233,6 +253,17 @@ def _signed_us(bound: Duration) -> int:
 
 def _pair(time: str | tuple[str, str]) -> tuple[str, str]:
     return (time, time) if isinstance(time, str) else time
+
+
+def _tolerance_us(tolerance: Duration | float | None, where: str) -> int | None:
+    if isinstance(tolerance, int | float):
+        raise PlanError(
+            f"tolerance={tolerance} beside a flow",
+            where=where,
+            expected="a duration: rows of flows are joined by their times",
+            next_step='write for example tolerance="1h"',
+        )
+    return None if tolerance is None else duration_us(tolerance)
 
 
 def _lateness(late: Duration, where: str) -> int:

@@ -3,6 +3,7 @@
     left  ──●─────●────────●──▶ event time        join_interval, within=("-5m", "1h"): the rows of the right
                [···○─────────]                    whose time is in that stretch around the left row's
     right ─────────○──▶                           join_window: those of the same window
+                                                  join_asof: the last one that is not after the left row
 
 Which partners a row can have is bounded by event time, so a stream may forget it behind the watermark. A join without
 a time (``Flow.join`` of two flows) would have to keep every row for ever: it is for batches.
@@ -77,12 +78,25 @@ class Within:
 
 
 @dataclass(frozen=True)
+class AsOf:
+    """The right row is the last of its key that is not after the left row, nor older than the tolerance."""
+
+    tolerance_us: int | None
+
+    def text(self) -> str:
+        """Return the canonical text."""
+        if self.tolerance_us is None:
+            return "as of"
+        return f"as of, tolerance {exact_duration(self.tolerance_us)}"
+
+
+@dataclass(frozen=True)
 class JoinTime:
     """The event times of both sides, which times fit, and how long a stream waits for late rows."""
 
     left: str
     right: str
-    match: Within | Tumbling | Calendar
+    match: Within | Tumbling | Calendar | AsOf
     late_us: int
     keep_late: bool
 
@@ -113,20 +127,33 @@ class JoinSource:
         """What users call the step."""
         if self.time is None:
             return "join"
+        if self.is_asof:
+            return "join_asof"
         return "join_interval" if isinstance(self.time.match, Within) else "join_window"
+
+    @property
+    def is_asof(self) -> bool:
+        """Whether each row of the left gets what held at its time, rather than all rows that fit."""
+        return self.time is not None and isinstance(self.time.match, AsOf)
 
     @property
     def has_window(self) -> bool:
         """Whether the output says in which window the rows met."""
-        return self.time is not None and not isinstance(self.time.match, Within)
+        return self.time is not None and isinstance(self.time.match, Tumbling | Calendar)
 
     @cached_property
     def schema(self) -> pa.Schema:
-        """The window's bounds if there is one, the columns of the left, and those of the right without its keys."""
+        """The window's bounds if there is one, the columns of the left, and those of the right without its keys.
+
+        As of a time, also without the time of the right: it says from when on the row held.
+        """
         schema = self.left.schema
         if self.how not in ("semi", "anti"):
+            without = self.right_on
+            if self.is_asof and self.time is not None:
+                without = (*without, self.time.right)
             schema = joined_schema(
-                schema, self.right.schema, without=self.right_on, where=self.name, of="right flow"
+                schema, self.right.schema, without=without, where=self.name, of="right flow"
             )
         if self.has_window:
             bounds = [pa.field(name, TIMESTAMP) for name in (WINDOW_START, WINDOW_END)]
@@ -159,9 +186,9 @@ class JoinSource:
             for column, schema in ((self.time.left, left), (self.time.right, right)):
                 check_event_time(column, schema, where=where)
             match = self.time.match
-            if not isinstance(match, Within):
+            if self.has_window:
                 refuse_window_columns([*left.names, *right.names], where=where)
-            elif match.lower_us > match.upper_us:
+            elif isinstance(match, Within) and match.lower_us > match.upper_us:
                 raise PlanError(
                     f"no time is {match.text()}",
                     where=where,
@@ -174,7 +201,9 @@ class JoinSource:
         """Return the columns that say when, each with the side whose event time it is; None for the window's."""
         if self.time is None:
             return {}
-        times: dict[str, int | None] = {self.time.left: 0, self.time.right: 1}
+        times: dict[str, int | None] = {self.time.left: 0}
+        if not self.is_asof:
+            times[self.time.right] = 1
         if self.has_window:
             times |= {WINDOW_START: None, WINDOW_END: None}
         return {name: side for name, side in times.items() if name in self.schema.names}

@@ -19,6 +19,7 @@ from millstream.engines.local.flow_keyed import KeyedRunner
 from millstream.engines.local.flow_keyed_state import KeyedState
 from millstream.engines.local.flow_ordered_rows import OrderedRows
 from millstream.engines.local.flow_state import Blob, WindowState
+from millstream.engines.local.flow_versions import AsofKernel, Versions
 from millstream.flows.keyed import Process
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Aggregation, Plan
@@ -47,7 +48,11 @@ def held_rows(store: Store, plan: Plan, name: str, state: int) -> Rows:
 
 def _readers(plan: Plan) -> Iterator[Reader]:
     """Yield for each state what reads it."""
-    if isinstance(plan.source, JoinSource):
+    if isinstance(plan.source, JoinSource) and plan.source.is_asof:
+        assert plan.source.time is not None
+        yield partial(_waiting, plan.source.time.left, plan.source.left.schema)
+        yield partial(_of_versions, plan.source)
+    elif isinstance(plan.source, JoinSource):
         yield partial(_of_join, plan.source, 0)
         yield partial(_of_join, plan.source, 1)
     for at, step in plan.stateful().items():
@@ -66,6 +71,12 @@ def _of_join(join: JoinSource, side: int, closed_until_us: int, blobs: Blobs, wh
     kept = JoinState(JoinKernel(join), side, closed_until_us=closed_until_us)
     kept.load(blobs, where=where)
     return _rows(kept.rows().collect(), (join.left, join.right)[side].schema.names)
+
+
+def _of_versions(join: JoinSource, closed_until_us: int, blobs: Blobs, where: str) -> Rows:
+    versions = Versions(AsofKernel(join), closed_until_us=closed_until_us)
+    versions.load(blobs, where=where)
+    return _rows(versions.held(), join.right.schema.names)
 
 
 def _of_windows(

@@ -30,6 +30,7 @@ from millstream.engines.local.flow_sinks import (
 from millstream.engines.local.flow_sources import ReadFigures, batch_frame
 from millstream.engines.local.flow_sql import write_table
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
+from millstream.engines.local.flow_versions import AsofKernel
 from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import branches
 from millstream.flows.event_time import event_time_anchor
@@ -209,7 +210,8 @@ class _BatchRun:
             sides = [frame.lazy() for frame in pl.collect_all(sides, engine="streaming")]
             for frame, time in zip(sides, (join.time.left, join.time.right), strict=True):
                 self._untimed += frame.select(pl.col(time).null_count()).collect().item()
-        return JoinKernel(join).all_rows(*sides)
+        kernel = AsofKernel(join) if join.is_asof else JoinKernel(join)
+        return kernel.all_rows(*sides)
 
     def _stateless(self, plan: Plan, first: int, last: int, frame: pl.LazyFrame) -> pl.LazyFrame:
         runner = StepRunner(

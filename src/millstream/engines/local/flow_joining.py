@@ -21,7 +21,7 @@ import pyarrow as pa
 
 from millstream.engines.local.flow_expression import dtype, polars_schema
 from millstream.engines.local.flow_windows import TIME, FixedKind, window_kind
-from millstream.flows.merging import JoinSource, Within
+from millstream.flows.merging import AsOf, JoinSource, Within
 from millstream.flows.windows import WINDOW_END, WINDOW_START
 
 _ROW = "__ms_row"
@@ -44,7 +44,9 @@ class JoinKernel:
         self.how = join.how
         self.schema = join.schema
         time = join.time
-        self._match = None if time is None else time.match
+        match = None if time is None else time.match
+        assert not isinstance(match, AsOf), "that join has a kernel of its own"
+        self._match = match
         self._kind: FixedKind | None = None
         if self._match is not None and not isinstance(self._match, Within):
             kind = window_kind(self._match, [], {})

@@ -28,6 +28,7 @@ from millstream.engines.local.flow_stages import (
 )
 from millstream.engines.local.flow_state import StateChange
 from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_versions import VersionStage
 from millstream.flows.branches import branches, source_at, sources
 from millstream.flows.event_time import inherited_time
 from millstream.flows.keyed import Process
@@ -310,7 +311,8 @@ def _stages(
     ends = [*stateful, len(plan.steps)]
     stages: list[Stage] = []
     if isinstance(plan.source, JoinSource):
-        stages.append(JoinStage(plan, ends[0], claim=claim, where=where, failures=failures))
+        join = VersionStage if plan.source.is_asof else JoinStage
+        stages.append(join(plan, ends[0], claim=claim, where=where, failures=failures))
     for (at, step), end in zip(stateful.items(), ends[1:], strict=True):
         state = stages[-1].states.stop if stages else 0
         kind: type[ProcessStage | CountStage | AggregationStage]
