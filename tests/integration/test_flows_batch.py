@@ -14,7 +14,7 @@ import pytest
 from millstream.engines.local import flow_sources
 from millstream.engines.local.delays import read_delays
 from millstream.flows import aggregate as agg
-from millstream.flows.expression import col
+from millstream.flows.expression import Expression, col
 from millstream.flows.report import Progress
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import PlanError, SchemaError, StepError, UnknownTopic
@@ -317,3 +317,15 @@ def test_what_dicts_get_wrong_is_said(world: LocalWorld) -> None:
             world.flows.read(table, schema=ROWS)
     with pytest.raises(PlanError, match="a int cannot be read"):
         world.flows.read(3, schema=ROWS)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [col("x") / col("y") > 2, col("x") // col("y") > 2, col("x") % col("y") > 2],
+    ids=["/", "//", "%"],
+)
+def test_a_filter_that_divides_floats_of_a_topic(world: LocalWorld, condition: Expression):
+    # Polars would hand the condition on to the source, which is written in Python, and as a pickle.
+    world.topic("pairs", {"x": float, "y": float})
+    world.append("pairs", [{"x": 19.0, "y": 4.0}, {"x": 1.0, "y": 4.0}, {"x": 1.0, "y": 0.0}])
+    assert world.read("pairs").filter(condition).collect().to_pylist() == [{"x": 19.0, "y": 4.0}]

@@ -117,6 +117,14 @@ def can_fail(expression: Expression, schema: pa.Schema) -> bool:
     return any(can_fail(child, schema) for child in expression.children())
 
 
+def calls_python(expression: Expression) -> bool:
+    """Return whether the expression may call Python: Polars cannot hand it on to a source that is written in Python."""
+    match expression:
+        case Binary(operator="div" | "floordiv" | "mod"):
+            return True
+    return any(calls_python(child) for child in expression.children())
+
+
 class _Compiler:
     """Compiles over one schema. ``mask``: rows where it is false are null to the expression."""
 

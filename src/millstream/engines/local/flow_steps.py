@@ -9,7 +9,13 @@ import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_events import EventCaller, Failures
-from millstream.engines.local.flow_expression import can_fail, compiled, computing, polars_schema
+from millstream.engines.local.flow_expression import (
+    calls_python,
+    can_fail,
+    compiled,
+    computing,
+    polars_schema,
+)
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.flows.steps import (
     AsofJoin,
@@ -121,9 +127,9 @@ class StepRunner:
         match step:
             case Filter(condition=condition):
                 kept = compiled(condition, schema)
-                if not can_fail(condition, schema):
+                if not (can_fail(condition, schema) or calls_python(condition)):
                     return lambda frame: frame.filter(kept)
-                # As a column of its own it is not computed for rows that an earlier filter drops.
+                # As a column of its own it is not computed for rows that an earlier filter drops, nor by the source.
                 told = kept.alias(_KEEP)
                 return lambda frame: frame.with_columns(told).filter(_KEEP).drop(_KEEP)
             case WithColumns(columns=columns):
