@@ -61,7 +61,7 @@ class Expression:
     __hash__ = object.__hash__
 
     def __add__(self, other: Expression | LiteralValue) -> Expression:
-        """Integers that leave 64 bits are an error; a null operand gives null."""
+        """Integers that leave 64 bits are an error; a null operand gives null; two texts are put together."""
         return Binary("add", self, as_expression(other))
 
     def __radd__(self, other: Expression | LiteralValue) -> Expression:
@@ -352,6 +352,14 @@ class TextFunctions:
     def starts_with(self, prefix: str) -> Expression:
         """Return whether the text begins with ``prefix``."""
         return Call("starts_with", self._of, (prefix,))
+
+    def like(self, pattern: str, *, escape: str | None = None) -> Expression:
+        """Return whether all of the text is as the pattern: ``%`` any characters, ``_`` any one."""
+        if escape is not None and len(escape) != 1:
+            raise PlanError(
+                f"escape={escape!r}", expected="one character", next_step="leave it out"
+            )
+        return Call("like", self._of, (pattern,) if escape is None else (pattern, escape))
 
 
 @dataclass(frozen=True)

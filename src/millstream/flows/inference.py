@@ -37,7 +37,8 @@ from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
 
 _ARITHMETIC = ("add", "sub", "mul", "div", "floordiv", "mod")
-_TIME_SUMS = {
+_OTHER_SUMS = {
+    ("add", TEXT, TEXT): TEXT,
     ("add", TIMESTAMP, DURATION): TIMESTAMP,
     ("add", DURATION, TIMESTAMP): TIMESTAMP,
     ("add", DURATION, DURATION): DURATION,
@@ -56,6 +57,7 @@ _CALLS: dict[str, tuple[str, tuple[pa.DataType, ...], pa.DataType | None]] = {
     "length": ("text", (TEXT,), INTEGER),
     "contains": ("text", (TEXT,), BOOLEAN),
     "starts_with": ("text", (TEXT,), BOOLEAN),
+    "like": ("text", (TEXT,), BOOLEAN),
     "year": ("a timestamp or a date", (TIMESTAMP, DATE), INTEGER),
     "month": ("a timestamp or a date", (TIMESTAMP, DATE), INTEGER),
     "day": ("a timestamp or a date", (TIMESTAMP, DATE), INTEGER),
@@ -100,7 +102,8 @@ def column_kind(name: str, schema: pa.Schema, *, where: str) -> pa.DataType:
     """Return the type of a column. Raises PlanError naming what is available."""
     index = schema.get_field_index(name)
     if index < 0:
-        close = difflib.get_close_matches(name, schema.names, n=1)
+        same = [known for known in schema.names if known.casefold() == name.casefold()]
+        close = same or difflib.get_close_matches(name, schema.names, n=1)
         raise PlanError(
             f"there is no column {name!r}",
             where=where,
@@ -152,14 +155,14 @@ def _arithmetic(operator: str, left: pa.DataType, right: pa.DataType) -> pa.Data
         return (FLOAT if operator == "div" or other == NULL else other) if fits else None
     if is_number(left) and is_number(right):
         return INTEGER if left == right == INTEGER and operator != "div" else FLOAT
-    return _TIME_SUMS.get((operator, left, right))
+    return _OTHER_SUMS.get((operator, left, right))
 
 
 def _operands_expected(operator: str) -> str:
     if operator in ("and", "or"):
         return "two booleans"
     if operator in ("add", "sub"):
-        return "two numbers, or timestamps and durations"
+        return "two numbers, two texts to put together, or timestamps and durations"
     if operator in _ARITHMETIC:
         return "two numbers"
     return "two numbers, or two values of one type that has an order"

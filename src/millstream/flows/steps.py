@@ -315,12 +315,16 @@ class Sort:
     """Orders all rows; nulls come first, NaN is the greatest number. Equal rows keep no order of their own."""
 
     by: tuple[str, ...]
-    descending: bool = False
+    descending: bool | tuple[bool, ...] = False
+    """For all columns, or for each of them."""
     name: str = field(default="sort", init=False)
 
     def text(self) -> str:
         """Return the canonical text."""
-        return f"sort({', '.join(self.by)}{', descending' if self.descending else ''})"
+        if isinstance(self.descending, bool):
+            return f"sort({', '.join(self.by)}{', descending' if self.descending else ''})"
+        terms = zip(self.by, self.descending, strict=True)
+        return f"sort({', '.join(f'{name} descending' if down else name for name, down in terms)})"
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the same schema."""

@@ -259,6 +259,29 @@ class FlowsSuite:
         )
         assert list(row.values()) == ["größe.*", "GRÖSSE.*", 7, True, False, True]
 
+    def test_two_texts_are_put_together(self, world: FlowWorld) -> None:
+        """With + as in Python; null with anything is null."""
+        assert self.value(world, ["a", "", None], pa.string(), y=col("x") + "é" + col("x")) == [
+            "aéa", "é", None,
+        ]  # fmt: skip
+
+    def test_like_is_that_of_sql(self, world: FlowWorld) -> None:
+        """All of the text, % any characters and _ any one, line ends among them; case counts; a backslash is itself."""
+        values = ["a.c", "abc", "ABC", "a\nc", "xabc", "a%", "a\\%", "é", "", None]
+        for pattern, escape, expected in [
+            ("a_c", None, ["a.c", "abc", "a\nc"]),
+            ("a%", None, ["a.c", "abc", "a\nc", "a%", "a\\%"]),
+            ("%bc", None, ["abc", "xabc"]),
+            ("a!%", "!", ["a%"]),
+            ("a\\%", None, ["a\\%"]),
+            ("a.c", None, ["a.c"]),
+            ("_", None, ["é"]),
+            ("", None, [""]),
+        ]:
+            y = col("x").str.like(pattern, escape=escape)
+            found = self.value(world, values, pa.string(), y=y)
+            assert found == [None if v is None else v in expected for v in values], pattern
+
     # Groups and joins.
 
     def test_a_null_key_is_a_group(self, world: FlowWorld) -> None:

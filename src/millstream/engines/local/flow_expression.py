@@ -327,6 +327,7 @@ _CALLS: dict[str, Callable[..., pl.Expr]] = {
     "length": lambda x: x.str.len_chars().cast(pl.Int64),
     "contains": lambda x, part: x.str.contains(part, literal=True),
     "starts_with": lambda x, prefix: x.str.starts_with(prefix),
+    "like": lambda x, pattern, escape=None: like(x, pattern, escape),
     "year": lambda x: x.dt.year().cast(pl.Int64),
     "month": lambda x: x.dt.month().cast(pl.Int64),
     "day": lambda x: x.dt.day().cast(pl.Int64),
@@ -334,6 +335,18 @@ _CALLS: dict[str, Callable[..., pl.Expr]] = {
     "weekday": lambda x: x.dt.weekday().cast(pl.Int64),
     "truncate": lambda x, size_us: truncated(x, size_us),
 }
+
+
+def like(text: pl.Expr, pattern: str, escape: str | None) -> pl.Expr:
+    """Return whether texts are as a pattern of SQL; a last ``escape`` stands for itself."""
+    signs: list[str] = []
+    rest = iter(pattern)
+    for sign in rest:
+        if sign == escape:
+            signs.append(f"\\x{{{ord(next(rest, sign)):x}}}")
+        else:
+            signs.append({"%": ".*", "_": "."}.get(sign, f"\\x{{{ord(sign):x}}}"))
+    return text.str.contains(rf"(?s)\A{''.join(signs)}\z")
 
 
 def truncated(time: pl.Expr, size_us: int) -> pl.Expr:

@@ -160,8 +160,9 @@ class StepRunner:
                 return widen(
                     filled.explode(column), polars_schema(step.output(schema, where=where))
                 )
-            case Sort(by=by, descending=descending):
-                return frame.sort(list(by), descending=descending, nulls_last=descending)
+            case Sort(by=by, descending=descending):  # nulls are the least values
+                down = descending if isinstance(descending, bool) else list(descending)
+                return frame.sort(list(by), descending=down, nulls_last=down)
             case Limit(rows=rows):
                 return frame.head(rows)
         raise AssertionError(f"{step.name} is not a stateless step")
