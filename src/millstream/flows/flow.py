@@ -21,6 +21,7 @@ from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
 from millstream.flows.flow_joins import FlowJoins, names_of
 from millstream.flows.flow_keyed import KeyedFlow
+from millstream.flows.flow_query import FlowQueries
 from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.keyed import Keyed
 from millstream.flows.kinds import LiteralValue, widened_schema
@@ -67,7 +68,7 @@ class Callee(Protocol):
 
 
 @dataclass(frozen=True)
-class Flow(FlowJoins):
+class Flow(FlowJoins, FlowQueries):
     """A plan and the engines that can run it. Immutable; may be used by several threads."""
 
     plan: Plan
