@@ -78,6 +78,9 @@ CLAUSES: dict[str, Callable[[Flow], Flow]] = {
     "SELECT n AS user, COUNT(*) AS n FROM self GROUP BY n": lambda f: (
         f.group_by("n").agg(n_1=agg.count()).select(user=col("n"), n=col("n_1"))
     ),
+    "SELECT n AS user, user AS n FROM self GROUP BY user, n": lambda f: f.distinct(
+        "user", "n"
+    ).select(user=col("n"), n=col("user")),
     "SELECT user FROM self GROUP BY user": lambda f: f.distinct("user"),
 }
 
