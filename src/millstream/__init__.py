@@ -36,10 +36,12 @@ from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
 from millstream.flows.windows import calendar, count_window, hopping, session, sliding, tumbling
+from millstream.flows.webhook import webhook
 from millstream.log.contract import PartitionLag
 from millstream.log.events import Appended, EventBatch
 from millstream.log.topic import Topic
 from millstream.primitives import errors
+from millstream.primitives.backoff import Backoff
 from millstream.primitives.durability import Durability
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.histogram import Histogram
@@ -49,7 +51,6 @@ from millstream.tasks.batch import Batch
 from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.dependencies import Depends
 from millstream.tasks.result import AsyncResult
-from millstream.tasks.retry import Backoff
 from millstream.tasks.schedule_times import cron, every
 from millstream.tasks.signature import Signature
 from millstream.tasks.states import TaskState
@@ -125,5 +126,6 @@ __all__ = [
     "top_k",
     "tumbling",
     "var",
+    "webhook",
     "when",
 ]

@@ -66,6 +66,7 @@ EXPORTED = [
     "top_k",
     "tumbling",
     "var",
+    "webhook",
     "when",
 ]
 

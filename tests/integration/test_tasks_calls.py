@@ -13,6 +13,7 @@ import pytest
 
 import millstream as ms
 from millstream.engines.local.worker import Worker, WorkerSettings
+from millstream.primitives.backoff import Backoff
 from millstream.primitives.errors import (
     ConfigurationError,
     MaxRetriesExceeded,
@@ -26,7 +27,6 @@ from millstream.primitives.errors import (
 from millstream.store import Store
 from millstream.tasks.limits import PROGRESS_BYTES_MAX, RETRIES_MAX
 from millstream.tasks.message import TaskFilter
-from millstream.tasks.retry import Backoff
 from millstream.tasks.states import TaskState
 from tests.tasks_kit import Bench
 

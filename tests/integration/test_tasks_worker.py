@@ -13,6 +13,7 @@ from millstream.engines.local.delays import read_delays
 from millstream.engines.local.task_delays import ATTEMPTS_GATHERED_MAX, STORE_EVERY_US
 from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_keeper import unblock
+from millstream.primitives.backoff import Backoff
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.errors import (
     ConfigurationError,
@@ -32,7 +33,6 @@ from millstream.tasks.limits import (
     TRACEBACK_TEXT_MAX,
 )
 from millstream.tasks.message import Succeeded
-from millstream.tasks.retry import Backoff
 from millstream.tasks.states import TaskState
 from millstream.testing.clock import VirtualClock
 from tests.tasks_kit import Bench, us

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from millstream.engines.local.tasks import LocalTasks
+from millstream.primitives.backoff import Backoff
 from millstream.store import Store
 from millstream.store.catalog import connect
 from millstream.tasks.arguments import Arguments
@@ -19,7 +20,6 @@ from millstream.tasks.batch import Batch
 from millstream.tasks.gates import Limit
 from millstream.tasks.limits import RECOVERY_TICK_US, WORKER_DEATHS_MAX
 from millstream.tasks.message import Claimed, Lease, Raised, Succeeded, TaskMessage
-from millstream.tasks.retry import Backoff
 from millstream.tasks.shape import shape_of
 from millstream.tasks.states import TaskState
 from millstream.testing.clock import VirtualClock

@@ -47,6 +47,7 @@ from millstream.flows.steps import (
     refuse_uncallable,
 )
 from millstream.flows.windows import CountWindow, Windows
+from millstream.flows.webhook import WebhookSink
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike, to_arrow_schema
@@ -87,6 +88,8 @@ class Flow(FlowJoins, FlowQueries):
             return PurePath(sink.path).stem
         if isinstance(sink, SqlSink):
             return sink.table
+        if isinstance(sink, WebhookSink):
+            return sink.name
         return "unnamed" if self.plan.calls is None else self.plan.calls.calls.name
 
     @property
@@ -271,7 +274,7 @@ class Flow(FlowJoins, FlowQueries):
 
     def write(
         self,
-        target: str | PurePath | Named | SqlSink,
+        target: str | PurePath | Named | SqlSink | WebhookSink,
         *,
         key: str | None = None,
         partitions: int = 1,
@@ -281,7 +284,8 @@ class Flow(FlowJoins, FlowQueries):
 
         A topic is made on first use, with ``partitions`` partitions chosen by the column ``key``. A path that ends in
         ``/`` is a directory: each run adds a file of ``file_format`` to it (Parquet unless said otherwise), and a
-        stream one for each micro-batch, exactly once. ``ms.sql_table("orders", url)`` is a table of a database.
+        stream one for each micro-batch, exactly once. ``ms.sql_table("orders", url)`` is a table of a database,
+        ``ms.webhook(url)`` a place on the web.
         """
         where = f"step {len(self.plan.steps) + 1}, write"
         if hasattr(target, "row_calls"):
@@ -291,10 +295,11 @@ class Flow(FlowJoins, FlowQueries):
                 expected="a topic, a file, or a directory",
                 next_step="to call it for each row, end the flow with .enqueue(task)",
             )
-        if isinstance(target, SqlSink):
+        if isinstance(target, SqlSink | WebhookSink):
             if (key, partitions, file_format) != (None, 1, None):
+                call = "sql_table" if isinstance(target, SqlSink) else "webhook"
                 raise PlanError(
-                    "a table has its key in sql_table(…, key=…), and neither partitions nor a format",
+                    f"it has its key in {call}(…, key=…), and neither partitions nor a format",
                     where=where,
                     expected="none of key=, partitions=, file_format= here",
                 )
@@ -446,7 +451,7 @@ class Flow(FlowJoins, FlowQueries):
         return replace(self, plan=self.plan.then(step))
 
     def _ended(self, plan: Plan, where: str) -> Flow:
-        if isinstance(plan.sink, FileSink | SqlSink) and plan.calls is not None:
+        if isinstance(plan.sink, FileSink | SqlSink | WebhookSink) and plan.calls is not None:
             raise PlanError(
                 f"{plan.sink.text()} and {plan.calls.text()} cannot become true together",
                 where=where,

@@ -10,6 +10,7 @@ from typing import Protocol
 import pyarrow as pa
 
 from millstream.flows.sql import SqlSink, SqlSource
+from millstream.flows.webhook import WebhookSink
 from millstream.primitives.errors import PlanError
 
 FILE_FORMATS = ("parquet", "csv", "jsonl", "arrow")
@@ -134,7 +135,7 @@ def file_sink(text: str, file_format: str | None, schema: pa.Schema, *, where: s
     return FileSink(text.rstrip("/"), directory=of_suffix is None, file_format=chosen)
 
 
-Sink = TopicSink | FileSink | SqlSink
+Sink = TopicSink | FileSink | SqlSink | WebhookSink
 
 
 class RowCalls(Protocol):

@@ -6,16 +6,10 @@ from random import Random
 
 import pytest
 
+from millstream.primitives.backoff import Backoff, backoff_of
 from millstream.primitives.errors import ConfigurationError, PayloadError
 from millstream.tasks.limits import RETRIES_MAX
-from millstream.tasks.retry import (
-    Backoff,
-    GiveUp,
-    RetryPolicy,
-    TryAgain,
-    after_failure,
-    backoff_of,
-)
+from millstream.tasks.retry import GiveUp, RetryPolicy, TryAgain, after_failure
 
 SURE = Random(1)
 

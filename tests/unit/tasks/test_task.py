@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from millstream.primitives.backoff import Backoff
 from millstream.primitives.errors import (
     ConfigurationError,
     SchemaError,
@@ -21,7 +22,6 @@ from millstream.tasks.control import TaskControl
 from millstream.tasks.limits import NAME_LENGTH_MAX, TASKS_PER_COMMIT_MAX
 from millstream.tasks.message import Attempt, TaskMessage, TaskStatus
 from millstream.tasks.registry import TaskRegistry, task_name
-from millstream.tasks.retry import Backoff
 from millstream.tasks.states import TaskState
 from millstream.tasks.task import CoroutineTask, Task
 

@@ -31,6 +31,7 @@ from millstream.engines.local.flow_sources import ReadFigures, batch_frame
 from millstream.engines.local.flow_sql import write_table
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
 from millstream.engines.local.flow_versions import AsofKernel
+from millstream.engines.local.flow_webhook import open_refused, post_all
 from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import branches
 from millstream.flows.event_time import event_time_anchor
@@ -40,6 +41,7 @@ from millstream.flows.plan import Aggregation, Plan, Stateful
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, TopicSink
 from millstream.flows.sql import SqlSink
+from millstream.flows.webhook import WebhookSink
 from millstream.log.definition import TopicInfo
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.identity import new_id
@@ -113,6 +115,9 @@ class _BatchRun:
                 computed_s = self._clock.monotonic_s()
             else:
                 table = to_arrow(frame.collect(engine="streaming"), self._plan.schema)
+                if isinstance(sink, WebhookSink):
+                    dead = dead or open_refused(self._log, sink, self._name)
+                    post_all(self._log, sink, table, flow=self._name, failures=self._failures)
                 computed_s = self._clock.monotonic_s()
                 messages = calls_of(calls, table, self._clock.now_us())
                 written = _Written(table.num_rows, table if self._collect else None)

@@ -142,8 +142,8 @@ def _claiming(
 
 
 def _delivery(snapshot: Snapshot, flow_id: int) -> Delivery | None:
-    for number, target, crc, payload in snapshot.run("flows/delivery", (flow_id,)):
-        return Delivery(number, Packed(target, crc, payload))
+    for number, target, crc, payload, done in snapshot.run("flows/delivery", (flow_id,)):
+        return Delivery(number, Packed(target, crc, payload), done)
     return None
 
 

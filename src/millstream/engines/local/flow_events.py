@@ -6,12 +6,11 @@ import asyncio
 import threading
 import traceback
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, Protocol, TypeVar, cast
 
 import msgspec
 import pyarrow as pa
 
-from millstream.flows.keyed import Process
 from millstream.flows.steps import MapEvents
 from millstream.primitives.errors import SchemaError, StepError
 from millstream.primitives.schema import Timestamp, rows_to_batch, to_arrow_schema, us_datetime
@@ -26,6 +25,14 @@ _EVENT_SHOWN: Final = 300
 """Characters of an event that an error shows."""
 
 
+class Policy(Protocol):
+    """What says what becomes of an event that fails: a step, or a sink."""
+
+    @property
+    def on_error(self) -> str:
+        """One of ``ON_ERROR``."""
+
+
 class Failures:
     """Events of one run that a function failed for and that the run goes on without. One thread at a time."""
 
@@ -35,9 +42,7 @@ class Failures:
         self._letters: list[dict[str, object]] = []
         self.count = 0
 
-    def note(
-        self, step: MapEvents | Process, where: str, event: Mapping[str, Any], error: Exception
-    ) -> None:
+    def note(self, step: Policy, where: str, event: Mapping[str, Any], error: Exception) -> None:
         """Take an event that failed; raise StepError if the step is to fail with it."""
         text = _json(event)
         if step.on_error == "fail":
@@ -173,7 +178,13 @@ def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
             thread.start()
             _loops[:] = [(thread, loop)]
         loop = _loops[-1][1]
-    return asyncio.run_coroutine_threadsafe(work, loop).result()
+    running = asyncio.run_coroutine_threadsafe(work, loop)
+    try:
+        return running.result()
+    except BaseException:
+        # Ctrl-C ends the one who waits; what it waited for must not go on by itself.
+        running.cancel()
+        raise
 
 
 def _json(event: Mapping[str, Any]) -> str:

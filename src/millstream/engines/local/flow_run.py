@@ -10,12 +10,13 @@ from millstream.engines.local.append import Staged
 from millstream.engines.local.delays import record_delays
 from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
+from millstream.engines.local.flow_delivery import Deliverer
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import Written, write_file
 from millstream.engines.local.flow_intake import Intakes, Taken
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
-from millstream.engines.local.flow_sql import Delivery, TableWriter
+from millstream.engines.local.flow_sql import Delivery
 from millstream.engines.local.flow_steps import to_arrow
 from millstream.engines.local.flow_windowing import Computed, StagedStream, StatelessStream
 from millstream.engines.local.log import LocalLog
@@ -96,7 +97,7 @@ class StreamRun:
         *,
         batch_events: int,
         idle_us: int | None,
-        table: TableWriter | None = None,
+        table: Deliverer | None = None,
     ) -> None:
         """Make missing output topics and load the state."""
         self._log = log
@@ -147,7 +148,7 @@ class StreamRun:
         """Process micro-batches until the end, or until told to stop."""
         rows_total = self._intake.backlog(self._intake.ends()) if self._intake.bounded else None
         with self._log.store.waiter(*self._intake.channels) as waiter:
-            while stop is None or not stop.is_set():
+            while not self._owes and (stop is None or not stop.is_set()):
                 waiter.arm()
                 ends = self._intake.ends()
                 taken = self._intake.take(self._batch_events, ends)
@@ -165,9 +166,14 @@ class StreamRun:
                         None if stop is None else STOP_CHECK_S,
                     ]
                     waiter.wait(min((wait for wait in waits if wait is not None), default=None))
-                if not self._intake.bounded:
+                if not self._intake.bounded and not self._owes:
                     self._fire_clock()
         self._record_published()
+
+    @property
+    def _owes(self) -> bool:
+        """Whether a stop came while rows were delivered: another commit would drop the rest of them."""
+        return self._table is not None and self._table.owes
 
     def _process(self, taken: list[Taken], ends: dict[int, int]) -> None:
         reach("flow.read")
@@ -278,7 +284,7 @@ class StreamRun:
             reach("flow.applied")
             return delivery
 
-        # A file that has its name, or a row in a table, cannot be taken back, so what led to it must not be lost.
+        # A file that has its name, or a row that was delivered, cannot be taken back: what led to it must not be lost.
         durability = Durability.DISK if files or packed else None
         delivery = commit_staged(self._log, outputs, work, durability=durability)
         reach("flow.committed")
@@ -323,7 +329,7 @@ class StreamRun:
             rows_out=self._totals.rows_out,
             late=self._totals.late,
             untimed=self._totals.untimed,
-            failed=self._failures.count,
+            failed=self._failures.count + (0 if self._table is None else self._table.failed),
             batches=self._totals.batches,
             started_us=self._started_us,
             duration_us=round((self._clock.monotonic_s() - self._started_s) * 1e6),

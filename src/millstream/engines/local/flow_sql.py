@@ -30,7 +30,6 @@ from millstream.engines.local.flow_postgresql import PostgreSql
 from millstream.engines.local.flow_sqlite import Sqlite
 from millstream.engines.local.flow_steps import from_arrow, record_batches, widen
 from millstream.flows.kinds import widened_schema
-from millstream.flows.plan import Plan
 from millstream.flows.sql import SqlQuery, SqlSink, SqlSource, database_of
 from millstream.primitives.errors import PlanError, StepError, StoreCorrupt
 from millstream.primitives.hollow import solid
@@ -65,6 +64,8 @@ class Delivery:
 
     number: int
     packed: Packed
+    done: int = 0
+    """How many of them are known to have arrived, if they are not taken as one."""
 
 
 def sql_source(query: SqlQuery) -> SqlSource:
@@ -143,6 +144,10 @@ def write_table(sink: SqlSink, frame: pl.LazyFrame, schema: pa.Schema) -> int:
 class TableWriter:
     """Where a stream writes to a table, exactly once. Belongs to one thread."""
 
+    owes = False
+    """A delivery ends with all of it in the table, or with an error."""
+    failed = 0
+
     def __init__(self, sink: SqlSink, schema: pa.Schema, *, store: str, flow: str) -> None:
         """Connect, and look whether the rows will fit. Raises PlanError, and StepError when the database is away."""
         self._sink = sink
@@ -164,7 +169,7 @@ class TableWriter:
         """Add the rows to a transaction of the database, and return them for the catalog; None if there are none."""
         if not rows.num_rows:
             return None
-        payload = _packed(rows, self._sink)
+        payload = packed_rows(rows, self._sink.text())
         with failed(self._database.errors, self._sink.text()):
             self._begun()
             _insert(self._database, self._sink, rows)
@@ -184,8 +189,8 @@ class TableWriter:
         if delivery is None:
             return
         if delivery.packed.target != self._sink.text():
-            raise _undelivered(delivery.packed.target)
-        rows = _unpacked(delivery.packed)
+            raise undelivered(delivery.packed.target)
+        rows = unpacked_rows(delivery.packed)
         with failed(self._database.errors, self._sink.text()):
             number, crc = self._begun()
             if (number, crc) == (delivery.number, delivery.packed.crc):
@@ -215,23 +220,8 @@ class TableWriter:
         self._database.close()
 
 
-def table_writer(plan: Plan, *, store: str, flow: str) -> TableWriter | None:
-    """Return the writer of a plan that ends in a table, or None."""
-    sink = plan.sink
-    return (
-        TableWriter(sink, plan.schema, store=store, flow=flow)
-        if isinstance(sink, SqlSink)
-        else None
-    )
-
-
-def refuse_undelivered(delivery: Delivery | None) -> None:
-    """Raise PlanError if a flow that does not end in a table any more has rows for one."""
-    if delivery is not None:
-        raise _undelivered(delivery.packed.target)
-
-
-def _undelivered(target: str) -> PlanError:
+def undelivered(target: str) -> PlanError:
+    """Return the error of a flow that leaves a place which it owes rows."""
     return PlanError(
         f"rows of the last commit may not be in {target} yet",
         where="write",
@@ -279,11 +269,12 @@ def _insert(database: Database, sink: SqlSink, rows: pa.Table) -> None:
     database.insert(sink, rows)
 
 
-def _packed(rows: pa.Table, sink: SqlSink) -> bytes:
+def packed_rows(rows: pa.Table, target: str) -> bytes:
+    """Return rows as an Arrow IPC stream for the catalog. Raises StepError when they are too large."""
     if rows.nbytes > DELIVERY_BYTES_MAX:
         raise StepError(
-            f"a micro-batch has {rows.nbytes} bytes of rows for the table",
-            where=sink.text(),
+            f"a micro-batch has {rows.nbytes} bytes of rows to deliver",
+            where=target,
             expected=f"at most {DELIVERY_BYTES_MAX}",
             next_step="stream with a smaller batch_events, or smaller windows; a batch has no such limit",
         )
@@ -293,7 +284,8 @@ def _packed(rows: pa.Table, sink: SqlSink) -> bytes:
     return bytes(out.getvalue())
 
 
-def _unpacked(packed: Packed) -> pa.Table:
+def unpacked_rows(packed: Packed) -> pa.Table:
+    """Return the rows again. Raises StoreCorrupt."""
     if crc32c.crc32c(packed.payload) != packed.crc:
         raise StoreCorrupt(
             "the checksum of a delivery is wrong",

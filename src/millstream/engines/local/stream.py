@@ -18,16 +18,11 @@ from itertools import islice
 
 from millstream.engines.local import flow_catalog
 from millstream.engines.local.flow_catalog import Claim
+from millstream.engines.local.flow_delivery import resumed
 from millstream.engines.local.flow_file_intake import FILES_ID, FileIntake
 from millstream.engines.local.flow_files import publish_all
 from millstream.engines.local.flow_intake import Intake, Intakes, TopicIntake, places
 from millstream.engines.local.flow_run import StreamRun
-from millstream.engines.local.flow_sql import (
-    Delivery,
-    TableWriter,
-    refuse_undelivered,
-    table_writer,
-)
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream_checks import check_stream
 from millstream.flows.branches import sources
@@ -71,7 +66,7 @@ class LocalStream:
         table = None
         try:
             publish_all(claim.files)
-            table = self._resumed(plan, name, claim.delivery)
+            table = resumed(self._log, plan, flow=name, delivery=claim.delivery, stop=stop)
             at = iter(range(len(known)))
             intakes = [
                 self._intake(source, info, claim, at, bounded=until == "end")
@@ -123,24 +118,13 @@ class LocalStream:
         }
         return TopicIntake(self._log, info, offsets=offsets, bounded=bounded)
 
-    def _resumed(self, plan: Plan, name: str, delivery: Delivery | None) -> TableWriter | None:
-        """Connect to the table that the plan ends in, if it does, and deliver what the last commit has for it."""
-        store = flow_catalog.store_identity(self._log.store)
-        table = table_writer(plan, store=store, flow=name)
-        if table is None:
-            refuse_undelivered(delivery)
-            return None
-        try:
-            table.resume(delivery)
-        except BaseException:
-            table.close()
-            raise
-        return table
-
     def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and state of a flow; its output stays. Raises Fenced while it runs."""
         flow_catalog.refuse_running(self._log.store, name)
         delivery = flow_catalog.undelivered(self._log.store, name)
-        if delivery is not None and (table := self._resumed(plan, name, delivery)) is not None:
+        if (
+            delivery is not None
+            and (table := resumed(self._log, plan, flow=name, delivery=delivery)) is not None
+        ):
             table.close()
         flow_catalog.forget(self._log.store, name)

@@ -40,7 +40,7 @@ def check_stream(plan: Plan) -> None:
         raise PlanError(
             "a stream has nowhere to put its output" if sink is None else sink.text(),
             where="write",
-            expected="a topic, a directory, a table or a task: a single file would never be finished",
+            expected="a topic, a directory, a table, a webhook or a task: a single file would never be finished",
             next_step='end the flow with .write("topic"), .write("directory/") or .enqueue(task)',
         )
     if any(_reads_what_is_written(source, plan) for source in found):

@@ -27,6 +27,7 @@ from millstream.engines.local.worker_hand import Hand
 from millstream.engines.local.worker_keeper import PASSING, LeaseKeeper, still_holds
 from millstream.engines.local.worker_limits import LimitKeeper, Overtime
 from millstream.engines.local.worker_reports import Demand
+from millstream.primitives.backoff import Chance
 from millstream.primitives.errors import TimeLimitExceeded
 from millstream.primitives.telemetry import reach
 from millstream.store.runmark import SEVERAL, RunMark
@@ -34,7 +35,6 @@ from millstream.tasks.claim_size import ClaimSize
 from millstream.tasks.limits import LEASE_US, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Exchange, Lease, Raised, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
-from millstream.tasks.retry import Chance
 from millstream.tasks.signals import WorkerProcess
 from millstream.tasks.workers import Order, OrderKind, WorkerProfile, WorkerReport
 

@@ -11,6 +11,7 @@ from millstream.engines.local.worker_dependencies import WorkerDependencies
 from millstream.engines.local.worker_limits import LimitKeeper
 from millstream.engines.local.worker_signals import AttemptSignals
 from millstream.engines.local.worker_soft import under_soft_limit
+from millstream.primitives.backoff import Chance
 from millstream.primitives.clock import Clock
 from millstream.primitives.errors import (
     ConfigurationError,
@@ -36,14 +37,7 @@ from millstream.tasks.limits import ERROR_TEXT_MAX, TRACEBACK_TEXT_MAX
 from millstream.tasks.message import Claimed, Completion, Raised, Succeeded, Work
 from millstream.tasks.opened import acall_with, call_with
 from millstream.tasks.registry import TaskRegistry
-from millstream.tasks.retry import (
-    DEFAULT_POLICY,
-    NO_RETRIES,
-    Chance,
-    RetryPolicy,
-    TryAgain,
-    after_failure,
-)
+from millstream.tasks.retry import DEFAULT_POLICY, NO_RETRIES, RetryPolicy, TryAgain, after_failure
 from millstream.tasks.signals import TaskRevoked
 from millstream.tasks.task import AnyTask
 

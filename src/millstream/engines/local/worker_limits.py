@@ -31,6 +31,7 @@ from types import FrameType
 
 from millstream.engines.local.process_memory import refuse_unreadable_memory
 from millstream.engines.local.worker_kind import PoolKind
+from millstream.primitives.backoff import Chance
 from millstream.primitives.clock import Clock
 from millstream.primitives.errors import ConfigurationError, MillstreamError, SoftTimeLimitExceeded
 from millstream.store.runmark import Bound, RunMark
@@ -38,7 +39,7 @@ from millstream.tasks.attempt_limits import UNLIMITED, AttemptLimits, memory_ove
 from millstream.tasks.limits import BEATS_PER_LEASE, LIMIT_GRACE_US, TRACEBACK_TEXT_MAX
 from millstream.tasks.message import Claimed, Work
 from millstream.tasks.registry import TaskRegistry
-from millstream.tasks.retry import DEFAULT_POLICY, Chance, TryAgain, after_failure
+from millstream.tasks.retry import DEFAULT_POLICY, TryAgain, after_failure
 
 _MICROSECONDS = 1_000_000
 _NEVER_S = float("inf")

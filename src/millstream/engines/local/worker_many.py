@@ -27,6 +27,7 @@ from millstream.engines.local.worker_kind import PoolKind
 from millstream.engines.local.worker_limits import LimitKeeper
 from millstream.engines.local.worker_pool import AsyncPool, Pool, ThreadPool
 from millstream.engines.local.worker_reports import Demand
+from millstream.primitives.backoff import Chance
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import reach
 from millstream.store.runmark import SEVERAL, RunMark
@@ -34,7 +35,6 @@ from millstream.tasks.batch import works_of
 from millstream.tasks.limits import CONCURRENCY_MAX, RECOVERY_TICK_US
 from millstream.tasks.message import Claimed, Completion, Exchange, Lease, Revocation, Work
 from millstream.tasks.registry import TaskRegistry
-from millstream.tasks.retry import Chance
 from millstream.tasks.workers import Order, OrderKind, WorkerReport
 
 _MICROSECONDS = 1_000_000

@@ -1,3 +1,3 @@
-SELECT number, target, crc, payload
+SELECT number, target, crc, payload, done
 FROM flow_delivery
 WHERE flow_id = ?
