@@ -10,7 +10,7 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 from millstream.engines.local.embedded import Embedded
 from millstream.engines.local.log import LocalLog, LocalLogTransaction
@@ -225,20 +225,25 @@ class App:
         *,
         file_format: str | None = None,
         schema: SchemaLike | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Flow:
         """Begin a flow from a topic, files (a path with ``*``, or a directory), a table in memory, or dicts.
 
         With ``schema`` files need not be there yet: a stream takes them as they come. Dicts, which always need a
         schema, come from an iterable, an async iterable, or a function that returns one; a batch reads them piece by
-        piece, and a generator once. Raises UnknownTopic or PlanError when there is nothing of that name.
+        piece, and a generator once. A URL such as ``s3://bucket/day=*/*.parquet`` names files on another file system,
+        of any kind that fsspec opens; ``storage_options`` are for that one. Raises UnknownTopic or PlanError when there
+        is nothing of that name.
         """
         flows = self._engines().flows
-        of_files = file_format is not None or schema is not None
+        of_files = (file_format, schema, storage_options) != (None, None, None)
         if isinstance(source, Topic) and not of_files:
             return flows.read_topic(source.info.name)
         if isinstance(source, str) and not of_files and source in self.topics():
             return flows.read_topic(source)
-        return flows.read(source, file_format=file_format, schema=schema)
+        return flows.read(
+            source, file_format=file_format, schema=schema, storage_options=storage_options
+        )
 
     def delays(
         self, *, since: Duration | None = None

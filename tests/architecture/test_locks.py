@@ -78,7 +78,14 @@ def test_everything_that_is_asked_for_is_locked():
     demo = [*core, *EXTRAS["demo"]]
     wanted = {
         "build": [*GROUPS["build"], *PROJECT["build-system"]["requires"]],
-        "dev": [*demo, *EXTRAS["django"], *EXTRAS["http"], *EXTRAS["sql"], *GROUPS["dev"]],
+        "dev": [
+            *demo,
+            *EXTRAS["django"],
+            *EXTRAS["fsspec"],
+            *EXTRAS["http"],
+            *EXTRAS["sql"],
+            *GROUPS["dev"],
+        ],
         "demo": demo,
         "bench": GROUPS["bench"],
         "honker": GROUPS["honker"],

@@ -7,7 +7,7 @@ it, with the step named.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 from typing import Any, Protocol
@@ -27,6 +27,7 @@ from millstream.flows.keyed import Keyed
 from millstream.flows.kinds import LiteralValue, widened_schema
 from millstream.flows.limits import BATCH_EVENTS
 from millstream.flows.merging import JoinSource, UnionSource
+from millstream.flows.places import refuse_options
 from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, RowCalls, TopicSink, file_sink, is_path
@@ -279,13 +280,15 @@ class Flow(FlowJoins, FlowQueries):
         key: str | None = None,
         partitions: int = 1,
         file_format: str | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Flow:
         """Name where the output goes: a topic, a file (``.parquet``, ``.csv``, ``.jsonl``, ``.arrow``), or more.
 
         A topic is made on first use, with ``partitions`` partitions chosen by the column ``key``. A path that ends in
         ``/`` is a directory: each run adds a file of ``file_format`` to it (Parquet unless said otherwise), and a
-        stream one for each micro-batch, exactly once. ``ms.sql_table("orders", url)`` is a table of a database,
-        ``ms.webhook(url)`` a place on the web.
+        stream one for each micro-batch, exactly once. So does a URL such as ``s3://bucket/path/``, of any file system
+        that fsspec writes to; ``storage_options`` are for that one. ``ms.sql_table("orders", url)`` is a table of a
+        database, ``ms.webhook(url)`` a place on the web.
         """
         where = f"step {len(self.plan.steps) + 1}, write"
         if hasattr(target, "row_calls"):
@@ -296,12 +299,12 @@ class Flow(FlowJoins, FlowQueries):
                 next_step="to call it for each row, end the flow with .enqueue(task)",
             )
         if isinstance(target, SqlSink | WebhookSink):
-            if (key, partitions, file_format) != (None, 1, None):
+            if (key, partitions, file_format, storage_options) != (None, 1, None, None):
                 call = "sql_table" if isinstance(target, SqlSink) else "webhook"
                 raise PlanError(
                     f"it has its key in {call}(…, key=…), and neither partitions nor a format",
                     where=where,
-                    expected="none of key=, partitions=, file_format= here",
+                    expected="none of key=, partitions=, file_format=, storage_options= here",
                 )
             target.check(self.schema, where=where)
             return self._ended(replace(self.plan, sink=target), where)
@@ -313,13 +316,14 @@ class Flow(FlowJoins, FlowQueries):
             )
         text = str(target) if isinstance(target, str | PurePath) else target.name
         if not is_path(target, text):
+            refuse_options(text, storage_options, where=where)
             sink: TopicSink | FileSink = TopicSink(text, key, partitions)
         elif key is not None or partitions != 1:
             raise PlanError(
                 "a file has no key and no partitions", where=where, expected="neither of them"
             )
         else:
-            sink = file_sink(text, file_format, self.schema, where=where)
+            sink = file_sink(text, file_format, self.schema, options=storage_options, where=where)
         return self._ended(replace(self.plan, sink=sink), where)
 
     def enqueue(self, call: Callee, *, task_id: str | None = None) -> Flow:

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePath
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
+from millstream.flows.places import (
+    is_remote,
+    plain_path,
+    refuse_options,
+    refuse_unwritable,
+    shown,
+)
 from millstream.flows.sql import SqlSink, SqlSource
 from millstream.flows.webhook import WebhookSink
 from millstream.primitives.errors import PlanError
@@ -40,16 +47,18 @@ class TopicSource:
 
 @dataclass(frozen=True)
 class FileSource:
-    """Files of one format; ``patterns`` are paths that may hold ``*``, ``?`` and ``**``."""
+    """Files of one format; ``patterns`` are paths or URLs that may hold ``*``, ``?`` and ``**``."""
 
-    patterns: tuple[str, ...]
+    patterns: tuple[str, ...] = field(repr=False)
     file_format: str
     stored: pa.Schema
     schema: pa.Schema
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What the file system of a URL is told; credentials perhaps."""
 
     def text(self) -> str:
         """Return the canonical text."""
-        return f"{self.file_format} files {', '.join(map(repr, self.patterns))}"
+        return f"{self.file_format} files {', '.join(repr(shown(p)) for p in self.patterns)}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,13 +107,22 @@ class TopicSink:
 class FileSink:
     """One file, or a directory with a new file for each run or micro-batch. Each appears whole or not at all."""
 
-    path: str
+    path: str = field(repr=False)
     directory: bool
     file_format: str = "parquet"
+    options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    """What the file system of a URL is told; credentials perhaps."""
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is a URL for fsspec."""
+        return is_remote(self.path)
 
     def text(self) -> str:
-        """Return the canonical text."""
-        return f"{self.file_format} {'directory' if self.directory else 'file'} {self.path!r}"
+        """Return the canonical text, without a password."""
+        return (
+            f"{self.file_format} {'directory' if self.directory else 'file'} {shown(self.path)!r}"
+        )
 
 
 def is_path(target: object, text: str) -> bool:
@@ -112,8 +130,21 @@ def is_path(target: object, text: str) -> bool:
     return isinstance(target, PurePath) or "/" in text or PurePath(text).suffix in FORMAT_OF_SUFFIX
 
 
-def file_sink(text: str, file_format: str | None, schema: pa.Schema, *, where: str) -> FileSink:
-    """Return the file or directory of that path as a sink. Raises PlanError for what its format cannot hold."""
+def file_sink(
+    text: str,
+    file_format: str | None,
+    schema: pa.Schema,
+    *,
+    options: Mapping[str, Any] | None = None,
+    where: str,
+) -> FileSink:
+    """Return the file or directory of that path or URL as a sink.
+
+    Raises PlanError for what its format cannot hold, and for a file system that takes no files.
+    """
+    text = plain_path(text)
+    refuse_unwritable(text, where=where)
+    refuse_options(text, options, where=where)
     of_suffix = None if text.endswith("/") else FORMAT_OF_SUFFIX.get(PurePath(text).suffix)
     chosen = file_format or of_suffix or "parquet"
     if chosen not in FILE_FORMATS or (of_suffix is not None and chosen != of_suffix):
@@ -132,7 +163,9 @@ def file_sink(text: str, file_format: str | None, schema: pa.Schema, *, where: s
                 expected="numbers, texts, booleans and times",
                 next_step="select() it away, or write Parquet or Arrow",
             )
-    return FileSink(text.rstrip("/"), directory=of_suffix is None, file_format=chosen)
+    return FileSink(
+        text.rstrip("/"), directory=of_suffix is None, file_format=chosen, options=options or {}
+    )
 
 
 Sink = TopicSink | FileSink | SqlSink | WebhookSink

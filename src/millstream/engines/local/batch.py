@@ -19,7 +19,7 @@ from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_counting import CountKernel
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
-from millstream.engines.local.flow_files import write_file
+from millstream.engines.local.flow_files import check_place, outgoing_of_batch, write_file
 from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_process_stage import processed
 from millstream.engines.local.flow_sinks import (
@@ -60,6 +60,7 @@ class LocalBatch:
     def check_batch(self, plan: Plan) -> None:
         """Raise PlanError for what this engine cannot run: nothing that the builder accepts."""
         plan.schemas()
+        check_place(plan)
 
     def run(
         self, plan: Plan, *, name: str, collect: bool, progress: ProgressListener | None
@@ -106,8 +107,10 @@ class _BatchRun:
             frame = self._computed(self._plan, started_us)
             if isinstance(sink, FileSink):
                 # A file is written while it is computed, so its publishing is part of the processing.
-                file, rows = write_file(sink, frame, new_id(self._clock))
-                file.publish()
+                with outgoing_of_batch(sink) as outgoing:
+                    identity = new_id(self._clock)
+                    file, rows = write_file(sink, frame, identity, outgoing=outgoing)
+                    file.publish(replaces=not sink.directory)
                 written = _Written(rows)
                 computed_s = self._clock.monotonic_s()
             elif isinstance(sink, SqlSink):

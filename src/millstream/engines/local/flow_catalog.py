@@ -10,10 +10,17 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from millstream.engines.local.flow_file_intake import FileMark
-from millstream.engines.local.flow_files import Written, publish_all
+from millstream.engines.local.flow_files import (
+    Written,
+    drop_outgoing,
+    options_of,
+    outgoing_folder,
+    publish_all,
+)
 from millstream.engines.local.flow_sql import Delivery, Packed
 from millstream.engines.local.flow_state import Blob, StateChange
 from millstream.flows.fingerprint import difference
+from millstream.flows.plan import Plan
 from millstream.flows.watermark import TIME_MIN
 from millstream.primitives.codec import decode, encode
 from millstream.primitives.errors import Fenced, PlanError
@@ -214,7 +221,7 @@ def advance(tx: Transaction, owner: Claim, step: Step) -> Delivery | None:
         tx.many("flows/input_set", inputs)
     tx.run("flows/files_delete", (owner.flow_id,))
     for file in step.files:
-        tx.run("flows/file_insert", (owner.flow_id, str(file.partial), str(file.final)))
+        tx.run("flows/file_insert", (owner.flow_id, str(file.partial), file.final))
     behind = [(owner.flow_id, *stage) for stage in step.closed_until_us.items() if stage[0]]
     if behind:
         tx.many("flows/stage_set", behind)
@@ -259,7 +266,7 @@ def release(tx: Transaction, owner: Claim, *, delivered: int = 0) -> None:
     tx.run("flows/release", {"flow_id": owner.flow_id, "epoch": owner.epoch})
 
 
-def forget(store: Store, name: str) -> None:
+def forget(store: Store, name: str, plan: Plan) -> None:
     """Drop a flow's place and state: its next stream begins at the beginning. One transaction.
 
     Its output stays. Raises Fenced while a process streams it.
@@ -270,7 +277,9 @@ def forget(store: Store, name: str) -> None:
         return
     flow_id, epoch, owner = rows[0][:3]
     _refuse_running(store, name, owner)
-    publish_all([(partial, final) for partial, final in store.look("flows/files", (flow_id,))])
+    files = [(partial, final) for partial, final in store.look("flows/files", (flow_id,))]
+    publish_all(files, options_of(plan))
+    drop_outgoing(outgoing_folder(store.path, flow_id))
 
     def work(tx: Transaction) -> None:
         if tx.run("flows/delete", {"flow_id": flow_id, "epoch": epoch}):

@@ -11,22 +11,26 @@ file is in the catalog (``flow_input``), changed by the commit of the micro-batc
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Final
 
 import numpy as np
 import polars as pl
 
 from millstream.engines.local.flow_intake import Taken
-from millstream.engines.local.flow_sources import files_of, scanned
+from millstream.engines.local.flow_places import FilePlace, is_hidden, place_at
+from millstream.engines.local.flow_sources import files_in, scanned
 from millstream.flows.source import FileSource
 from millstream.primitives.clock import Clock
 from millstream.primitives.errors import PlanError, StepError
 
 SETTLED_US: Final = 2_000_000
 """So long a file must have been left alone before a stream without an end reads it."""
+
+LISTED_AGAIN_S: Final = 1.0
+"""How often, at most, a stream looks for new files where that is a request to somebody."""
 
 FILES_ID: Final = 0
 """What stands for the topic of files; topics are numbered from 1."""
@@ -57,6 +61,10 @@ class FileIntake:
         """Go on behind ``marks``. With ``bounded`` the files are those of now."""
         self._source = source
         self._clock = clock
+        [self._pattern] = source.patterns
+        self._place: FilePlace = place_at(self._pattern, source.options)
+        self._opened = contextlib.ExitStack()
+        self._listed_s: float | None = None
         self._marks = dict(marks)
         self._parts: Iterator[pl.DataFrame] | None = None
         self._ahead: pl.DataFrame | None = None
@@ -68,9 +76,19 @@ class FileIntake:
 
     def ends(self) -> dict[int, int]:
         """Return how many files were read and are waiting, as the end of the one partition."""
-        if not self.bounded and self._parts is None:
+        if not self.bounded and self._parts is None and self._is_due():
             self._waiting = self._found()
         return {_PARTITION: self.next_offsets[_PARTITION] + len(self._waiting)}
+
+    def _is_due(self) -> bool:
+        """Return whether to look for files again."""
+        if not self._place.lists_slowly:
+            return True
+        now_s = self._clock.monotonic_s()
+        if self._listed_s is not None and now_s - self._listed_s < LISTED_AGAIN_S:
+            return False
+        self._listed_s = now_s
+        return True
 
     def backlog(self, ends: Mapping[int, int]) -> None:
         """How many rows are left is not known before they are read."""
@@ -88,6 +106,7 @@ class FileIntake:
             part = self._next_part(mark, events_max - rows)
             if part is None:
                 self._parts = None
+                self._opened.close()
                 self._waiting.pop(0)
                 self.next_offsets[_PARTITION] += 1
                 self._note(replace(self._marks.get(mark.path, mark), is_done=True))
@@ -114,7 +133,8 @@ class FileIntake:
         try:
             if self._parts is None:
                 self._refuse_changed(mark)
-                frame = scanned(self._source, [mark.path])
+                local = self._opened.enter_context(self._place.opened(mark.path))
+                frame = scanned(self._source, [local])
                 read = self._marks.get(mark.path, mark).rows_read
                 frame = frame.slice(read) if read else frame
                 self._parts = iter(frame.collect_batches(maintain_order=True, engine="streaming"))
@@ -130,40 +150,33 @@ class FileIntake:
         return part[:rows_max]
 
     def _refuse_changed(self, mark: FileMark) -> None:
-        now = _mark_of(Path(mark.path))
-        if now is None or (now.size_bytes, now.modified_us) != (mark.size_bytes, mark.modified_us):
+        now = self._place.fresh_mark(mark.path)
+        if now is None or now != (mark.size_bytes, mark.modified_us):
             what = "is gone" if now is None else "has changed since it was found"
             raise _unreadable(mark.path, f"it {what}")
+
+    def close(self) -> None:
+        """Drop what was fetched of a file that is read in part."""
+        self._parts = None
+        self._opened.close()
 
     def _found(self) -> list[FileMark]:
         """Return the files that are not read to their end, in order."""
         try:
-            paths = files_of(self._source)
+            paths = files_in(self._place, self._pattern, self._source.file_format)[1]
         except PlanError:
             return []  # the last of them was removed
         settled_us = self._clock.now_us() - SETTLED_US
         found = []
         for path in paths:
             known = self._marks.get(path)
-            mark = None if known is not None and known.is_done else _mark_of(Path(path))
-            if mark is None or _is_hidden(Path(path).name):
+            mark = None if known is not None and known.is_done else self._place.mark(path)
+            if mark is None or is_hidden(path):
                 continue
-            if self.bounded or mark.modified_us <= settled_us:
+            if self.bounded or self._place.is_whole or mark.modified_us <= settled_us:
                 # One that was read in part is the one that was found then.
-                found.append(mark if known is None else replace(known, is_done=False))
+                found.append(known or FileMark(path, mark.size_bytes, mark.modified_us))
         return sorted(found, key=lambda mark: (mark.modified_us, mark.path))
-
-
-def _mark_of(path: Path) -> FileMark | None:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return None
-    return FileMark(str(path), status.st_size, status.st_mtime_ns // 1000)
-
-
-def _is_hidden(name: str) -> bool:
-    return name.startswith((".", "_")) or name.endswith((".partial", ".tmp"))
 
 
 def _unreadable(path: str, why: str) -> StepError:

@@ -62,6 +62,9 @@ class Intake(Protocol):
     def take(self, events_max: int, ends: Mapping[int, int]) -> list[Taken]:
         """Return the next events of each partition that has some; empty when there are none."""
 
+    def close(self) -> None:
+        """Drop what is open."""
+
 
 @dataclass(frozen=True)
 class _Ahead:
@@ -121,6 +124,9 @@ class TopicIntake:
                 wanted = max(1, min(left, round(left * share)))
                 taken.append(self._take(number, wanted, end))
         return taken
+
+    def close(self) -> None:
+        """Nothing is open."""
 
     def _take(self, number: int, wanted: int, end: int) -> Taken:
         ahead = self._ahead.pop(number, None) or self._read(number, wanted, end)

@@ -13,7 +13,7 @@ from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_delivery import Deliverer
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
-from millstream.engines.local.flow_files import Written, write_file
+from millstream.engines.local.flow_files import Written, outgoing_folder, write_file
 from millstream.engines.local.flow_intake import Intakes, Taken
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
 from millstream.engines.local.flow_sql import Delivery
@@ -302,7 +302,9 @@ class StreamRun:
             return ()
         frame = computed.output.select(self._schema.names).lazy()
         with step_errors(f"flow {self._claim.name!r}"):
-            return (write_file(self._directory, frame, new_id(self._clock))[0],)
+            outgoing = outgoing_folder(self._log.store.path, self._claim.flow_id)
+            written, _ = write_file(self._directory, frame, new_id(self._clock), outgoing=outgoing)
+            return (written,)
 
     def _add(self, step: Step, delays: dict[str, Histogram]) -> None:
         totals = self._totals

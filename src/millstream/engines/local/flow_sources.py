@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import glob
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import numpy.typing as npt
@@ -15,12 +14,14 @@ import pyarrow as pa
 
 from millstream.engines.local.flow_expression import compiled, polars_schema
 from millstream.engines.local.flow_lazy import lazy_frames
+from millstream.engines.local.flow_places import FilePlace, place_at
 from millstream.engines.local.flow_rows import rows_frame
 from millstream.engines.local.flow_sql import sql_frame
 from millstream.engines.local.flow_steps import from_arrow, widen, widened_column
 from millstream.engines.local.log import LocalLog
 from millstream.flows.expression import Column, Expression
 from millstream.flows.kinds import widened_schema
+from millstream.flows.places import is_remote, plain_path, refuse_options, shown, suffix_in
 from millstream.flows.report import Progress, ProgressListener
 from millstream.flows.source import (
     FILE_FORMATS,
@@ -79,27 +80,38 @@ def topic_source(log: LocalLog, topic: str) -> TopicSource:
 
 
 def file_source(
-    pattern: str | Path, *, file_format: str | None = None, schema: SchemaLike | None = None
+    pattern: str | Path,
+    *,
+    file_format: str | None = None,
+    schema: SchemaLike | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> FileSource:
     """Return files as a source. Raises PlanError if there are none to read the schema from, unless it is given."""
-    text = str(pattern)
+    text = plain_path(str(pattern))
+    refuse_options(text, options, where=f"read({shown(text)!r})")
+    options = options or {}
     if schema is not None:
         declared = to_arrow_schema(schema)
-        return FileSource(
-            (text,), _format_of(text, file_format), declared, widened_schema(declared)
-        )
-    chosen, paths = _located(text, file_format)
+        chosen = _format_of(text, file_format)
+        if is_remote(text):
+            place_at(text, options)  # a file system that is not known is refused now
+        return FileSource((text,), chosen, declared, widened_schema(declared), options)
+    chosen, paths = _located(text, file_format, options)
     try:
-        stored = SCANS[chosen](paths).collect_schema().to_frame()
+        if is_remote(text):
+            with place_at(text, options).opened(paths[0]) as local:
+                stored = SCANS[chosen]([local]).collect_schema().to_frame()
+        else:
+            stored = SCANS[chosen](paths).collect_schema().to_frame()
     except (pl.exceptions.PolarsError, OSError) as error:
         raise PlanError(
             f"{paths[0]!r} cannot be read as {chosen}: {error}",
-            where=f"read({text!r})",
+            where=f"read({shown(text)!r})",
             expected=f"{chosen} files of one schema",
             next_step="check the file, or pass file_format=",
         ) from error
     schema = stored.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-    return FileSource((text,), chosen, schema, widened_schema(schema))
+    return FileSource((text,), chosen, schema, widened_schema(schema), options)
 
 
 def table_source(table: object) -> TableSource:
@@ -207,6 +219,8 @@ def event_times(
 
 
 def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:
+    if any(is_remote(pattern) for pattern in source.patterns):
+        return _remote_frame(source, figures, started_us=started_us)
     paths = files_of(source)
     for path in paths:
         figures.start_wait.record(started_us - Path(path).stat().st_mtime_ns // 1000)
@@ -217,9 +231,35 @@ def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) ->
     return scan
 
 
+def _remote_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:
+    """Return the rows of files elsewhere; each is fetched when it is its turn, and dropped behind it."""
+    figures.expect(None)
+    [pattern] = source.patterns
+    place = place_at(pattern, source.options)
+    paths = files_in(place, pattern, source.file_format)[1]
+    for path in paths:
+        mark = place.mark(path)
+        if mark is not None and mark.modified_us:
+            figures.start_wait.record(max(started_us - mark.modified_us, 0))
+
+    def frames() -> Iterator[pl.DataFrame]:
+        for path in paths:
+            with place.opened(path) as local:
+                scan = scanned(source, [local])
+                for part in scan.collect_batches(maintain_order=True, engine="streaming"):
+                    figures.read(part.height)
+                    yield part
+
+    return lazy_frames(frames, source.schema)
+
+
 def files_of(source: FileSource) -> list[str]:
     """Return the files that there are now. Raises PlanError if there are none."""
-    return [p for pattern in source.patterns for p in _located(pattern, source.file_format)[1]]
+    return [
+        path
+        for pattern in source.patterns
+        for path in _located(pattern, source.file_format, source.options)[1]
+    ]
 
 
 def scanned(source: FileSource, paths: list[str]) -> pl.LazyFrame:
@@ -250,42 +290,48 @@ def _typed(name: str, kind: pl.DataType, found: pl.DataType | None) -> pl.Expr:
 
 
 def _format_of(pattern: str, file_format: str | None) -> str:
-    chosen = file_format or FORMAT_OF_SUFFIX.get(Path(pattern).suffix.lower())
+    chosen = file_format or FORMAT_OF_SUFFIX.get(suffix_in(pattern))
     if chosen not in FILE_FORMATS:
         raise PlanError(
-            f"the format of {pattern!r} is not known",
-            where=f"read({pattern!r})",
+            f"the format of {shown(pattern)!r} is not known",
+            where=f"read({shown(pattern)!r})",
             expected=f"one of {', '.join(FILE_FORMATS)}",
             next_step="pass file_format=",
         )
     return chosen
 
 
-def _located(pattern: str, file_format: str | None) -> tuple[str, list[str]]:
+def _located(
+    pattern: str, file_format: str | None, options: Mapping[str, Any]
+) -> tuple[str, list[str]]:
+    return files_in(place_at(pattern, options), pattern, file_format)
+
+
+def files_in(place: FilePlace, pattern: str, file_format: str | None) -> tuple[str, list[str]]:
     """Return the format and the files of a path, a pattern or a directory. Raises PlanError."""
-    path = Path(pattern)
-    if path.is_dir():
-        known = sorted(p for p in path.iterdir() if p.suffix.lower() in FORMAT_OF_SUFFIX)
-        formats = {FORMAT_OF_SUFFIX[p.suffix.lower()] for p in known}
+    where = f"read({shown(pattern)!r})"
+    if place.is_directory():
+        known = [path for path in place.listed() if suffix_in(path) in FORMAT_OF_SUFFIX]
+        formats = {FORMAT_OF_SUFFIX[suffix_in(path)] for path in known}
         chosen = file_format or (formats.pop() if len(formats) == 1 else None)
-        found = [str(p) for p in known if FORMAT_OF_SUFFIX[p.suffix.lower()] == chosen]
+        found = [path for path in known if FORMAT_OF_SUFFIX[suffix_in(path)] == chosen]
         unknown = bool(known) and chosen is None
     else:
-        chosen = file_format or FORMAT_OF_SUFFIX.get(path.suffix.lower())
-        found = sorted(glob.glob(pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
+        chosen = file_format or FORMAT_OF_SUFFIX.get(suffix_in(pattern))
+        found = place.matched()
         unknown = chosen is None
     if unknown or (chosen is not None and chosen not in FILE_FORMATS):
         raise PlanError(
-            f"the format of {pattern!r} is not known, or there are several",
-            where=f"read({pattern!r})",
+            f"the format of {shown(pattern)!r} is not known, or there are several",
+            where=where,
             expected=f"files ending in one of {', '.join(sorted(FORMAT_OF_SUFFIX))}",
             next_step=f"pass file_format=, one of {', '.join(FILE_FORMATS)}",
         )
     if chosen is None or not found:
         raise PlanError(
-            f"no file matches {pattern!r}",
-            where=f"read({pattern!r})",
+            f"no file matches {shown(pattern)!r}",
+            where=where,
             expected="at least one file",
-            next_step="check the path; it is taken from the current directory",
+            next_step="check the path; it is taken from the current directory, unless it is a URL",
         )
     return chosen, found

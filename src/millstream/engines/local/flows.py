@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import PurePath
+from typing import Any
 
 from millstream.engines.local.batch import LocalBatch
 from millstream.engines.local.flow_rows import gives_rows, is_table, rows_source
@@ -32,7 +34,12 @@ class LocalFlows:
         return self._flow(topic_source(self._log, topic))
 
     def read(
-        self, what: object, *, file_format: str | None = None, schema: SchemaLike | None = None
+        self,
+        what: object,
+        *,
+        file_format: str | None = None,
+        schema: SchemaLike | None = None,
+        storage_options: Mapping[str, Any] | None = None,
     ) -> Flow:
         """Return a flow of files (a path, with ``*`` and ``**``, or a directory), of a table in memory,
         of dicts, or of a query.
@@ -40,7 +47,18 @@ class LocalFlows:
         Raises PlanError when its format is not known, or there is no such file and no ``schema`` to go by.
         """
         if isinstance(what, str | PurePath):
-            return self._flow(file_source(str(what), file_format=file_format, schema=schema))
+            return self._flow(
+                file_source(
+                    str(what), file_format=file_format, schema=schema, options=storage_options
+                )
+            )
+        if storage_options:
+            raise PlanError(
+                f"storage_options for a {type(what).__name__}",
+                where="read(…)",
+                expected="storage_options for files on another file system",
+                next_step="leave them out",
+            )
         if isinstance(what, SqlQuery):
             if file_format is not None or schema is not None:
                 raise PlanError(

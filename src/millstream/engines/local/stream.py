@@ -20,7 +20,13 @@ from millstream.engines.local import flow_catalog
 from millstream.engines.local.flow_catalog import Claim
 from millstream.engines.local.flow_delivery import resumed
 from millstream.engines.local.flow_file_intake import FILES_ID, FileIntake
-from millstream.engines.local.flow_files import publish_all
+from millstream.engines.local.flow_files import (
+    check_place,
+    drop_outgoing,
+    options_of,
+    outgoing_folder,
+    publish_all,
+)
 from millstream.engines.local.flow_intake import Intake, Intakes, TopicIntake, places
 from millstream.engines.local.flow_run import StreamRun
 from millstream.engines.local.log import LocalLog
@@ -44,6 +50,7 @@ class LocalStream:
     def check_stream(self, plan: Plan) -> None:
         """Raise PlanError for what cannot run as a stream here, naming the step."""
         check_stream(plan)
+        check_place(plan)
 
     def stream(
         self,
@@ -64,11 +71,13 @@ class LocalStream:
         )
         claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), known)
         table = None
+        intakes: list[Intake] = []
         try:
-            publish_all(claim.files)
+            publish_all(claim.files, options_of(plan))
+            drop_outgoing(outgoing_folder(self._log.store.path, claim.flow_id))
             table = resumed(self._log, plan, flow=name, delivery=claim.delivery, stop=stop)
             at = iter(range(len(known)))
-            intakes = [
+            intakes += [
                 self._intake(source, info, claim, at, bounded=until == "end")
                 for source, info in opened
             ]
@@ -83,6 +92,8 @@ class LocalStream:
             )
             run.loop(stop=stop, progress=progress)
         finally:
+            for intake in intakes:
+                intake.close()
             delivered = 0 if table is None else table.delivered
             try:
                 if table is not None:
@@ -127,4 +138,4 @@ class LocalStream:
             and (table := resumed(self._log, plan, flow=name, delivery=delivery)) is not None
         ):
             table.close()
-        flow_catalog.forget(self._log.store, name)
+        flow_catalog.forget(self._log.store, name, plan)

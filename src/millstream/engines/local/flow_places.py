@@ -1,0 +1,89 @@
+"""Where files of flows lie: on this machine, or anywhere that fsspec opens (``flow_fsspec``)."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from millstream.engines.local.flow_fsspec import Mark, RemotePlace
+from millstream.flows.places import is_remote, name_in
+
+
+class FilePlace(Protocol):
+    """A path, a pattern or a directory. Raises StepError when it cannot be looked at."""
+
+    is_whole: bool
+    """Whether a file that is there is whole: nobody can be writing it."""
+    lists_slowly: bool
+    """Whether looking for files is a request to somebody."""
+
+    def is_directory(self) -> bool:
+        """Return whether it is a directory."""
+
+    def listed(self) -> list[str]:
+        """Return the files in the directory, sorted."""
+
+    def matched(self) -> list[str]:
+        """Return the files that match, sorted."""
+
+    def mark(self, path: str) -> Mark | None:
+        """Return the state of a file that was found; None if it is gone."""
+
+    def fresh_mark(self, path: str) -> Mark | None:
+        """Return its state now, not that of the last look."""
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[str]:
+        """Give the path of a file on this machine with the same content, as long as the context lasts."""
+
+
+class LocalPlace:
+    """A path on this machine."""
+
+    is_whole = False
+    lists_slowly = False
+
+    def __init__(self, pattern: str) -> None:
+        """Nothing is looked at."""
+        self._pattern = pattern
+
+    def is_directory(self) -> bool:
+        """Return whether it is a directory."""
+        return Path(self._pattern).is_dir()
+
+    def listed(self) -> list[str]:
+        """Return what is in the directory, sorted."""
+        return [str(path) for path in sorted(Path(self._pattern).iterdir())]
+
+    def matched(self) -> list[str]:
+        """Return the files that match, sorted."""
+        return sorted(glob.glob(self._pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
+
+    def mark(self, path: str) -> Mark | None:
+        """Return the size and the time of the last change; None if it is gone."""
+        try:
+            status = Path(path).stat()
+        except FileNotFoundError:
+            return None
+        return Mark(status.st_size, status.st_mtime_ns // 1000)
+
+    fresh_mark = mark
+
+    @contextmanager
+    def opened(self, path: str) -> Iterator[str]:
+        """Give the path itself."""
+        yield path
+
+
+def place_at(pattern: str, options: Mapping[str, Any]) -> FilePlace:
+    """Return the place of a path, a pattern or a directory. Raises PlanError, ConfigurationError."""
+    return RemotePlace(pattern, options) if is_remote(pattern) else LocalPlace(pattern)
+
+
+def is_hidden(path: str) -> bool:
+    """Return whether a file is on its way, by its name."""
+    name = name_in(path)
+    return name.startswith((".", "_")) or name.endswith((".partial", ".tmp"))
