@@ -10,9 +10,10 @@ import os
 import threading
 from collections.abc import Mapping, Sequence
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from millstream.engines.local.embedded import Embedded
+from millstream.engines.local.inbox import LocalInbox
 from millstream.engines.local.log import LocalLog, LocalLogTransaction
 from millstream.engines.local.task_schedules import LocalSchedules
 from millstream.engines.local.tasks import LocalTasks
@@ -22,10 +23,12 @@ from millstream.log.definition import topic_spec
 from millstream.log.topic import Topic, TopicTransaction
 from millstream.primitives.clock import SYSTEM_CLOCK, Clock
 from millstream.primitives.durability import Durability, durability_of
-from millstream.primitives.duration import Duration
+from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
+from millstream.primitives.signing import secret_key
+from millstream.primitives.size import Size, size_bytes
 from millstream.tasks.events import TaskEvents
 from millstream.tasks.options import TaskKeywords
 from millstream.tasks.outbox import Outbox
@@ -37,6 +40,9 @@ from millstream.tasks.signature import Signature
 from millstream.tasks.task import messages_of
 from millstream.tasks.workers import WorkerControl
 from millstream.tasks.workflow_starmap import declare_starmap
+
+if TYPE_CHECKING:
+    from millstream.gateway.http.asgi import Webhook
 
 R = TypeVar("R")
 
@@ -112,6 +118,7 @@ class App:
         for contract, url in urls.items():
             engine_of(contract, url)
         self._clock = clock
+        self._topics: dict[str, Topic] = {}
         self._lock = threading.Lock()
         self._open: Embedded | None = None
         self.tasks = TaskRegistry(
@@ -202,7 +209,8 @@ class App:
             retention_bytes=retention_bytes,
             compaction=compaction,
         )
-        return Topic(spec, lambda: self.log_engine)
+        topic = self._topics[name] = Topic(spec, lambda: self.log_engine)
+        return topic
 
     def topics(self) -> list[str]:
         """Return the names of all topics in the store."""
@@ -243,6 +251,55 @@ class App:
             return flows.read_topic(source)
         return flows.read(
             source, file_format=file_format, schema=schema, storage_options=storage_options
+        )
+
+    def webhook(
+        self,
+        *topics: Topic | str,
+        secret: str | Sequence[str] = (),
+        signature: str = "standard",
+        limit: Size = "8MiB",
+        durability: str | Durability | None = None,
+        remember: Duration = "7d",
+    ) -> Webhook:
+        """Return an ASGI app that appends what is posted to it: ``POST /topics/NAME`` with JSON.
+
+        A body is an object, an array of them or JSON lines, of at most ``limit``; it is checked against the topic's
+        columns. A plain topic takes any body as the value of one event. 200 is answered when the events are as durable
+        as ``durability`` says (the app's, if it is left out). A message with a key (``Idempotency-Key``,
+        ``webhook-id`` or ``X-GitHub-Delivery``) that comes again is not appended again, for as long as ``remember``.
+
+        ``topics`` are those that can be posted to; without any all that the app has declared or the store holds. With
+        ``secret`` only requests that it signs are believed, as ``signature`` says (``"standard"`` or ``"github"``);
+        several secrets are for the time in which one is changed. Run it with ``millstream webhook``, or mount it in an
+        app of yours. Raises ConfigurationError; UnknownTopic when it starts, for a name that nobody has.
+        """
+        from millstream.gateway.http.asgi import StoredTopic, Webhook, WebhookPolicy
+
+        secrets = (secret,) if isinstance(secret, str) else tuple(secret)
+
+        def inbox() -> LocalInbox:
+            return LocalInbox(self.log_engine)
+
+        def named(topic: Topic | str) -> Topic | StoredTopic:
+            if isinstance(topic, Topic):
+                return topic
+            return self._topics.get(topic) or StoredTopic(topic, inbox)
+
+        known = {handle.name: handle for handle in map(named, topics)}
+        policy = WebhookPolicy(
+            keys=tuple(secret_key(one, signature, where="app.webhook") for one in secrets),
+            signature=signature,
+            body_bytes_max=size_bytes(limit),
+            durability=durability_of(self.durability if durability is None else durability),
+            remember_us=duration_us(remember),
+            only_declared=bool(topics),
+        )
+        return Webhook(
+            inbox,
+            lambda: known if topics else self._topics,
+            policy,
+            clock=self._clock,
         )
 
     def delays(

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "stream": "Run a flow as a stream.",
     "tasks": "List, show, retry, revoke and purge tasks.",
     "topics": "List topics, their size, and how far groups are behind.",
+    "webhook": "Take events over HTTP.",
     "worker": "Run tasks.",
 }
 

@@ -1,0 +1,3 @@
+SELECT digest, events
+FROM received
+WHERE topic_id = ? AND key = ?
