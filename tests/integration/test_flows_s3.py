@@ -86,7 +86,6 @@ def out(world: LocalWorld, url: str, options: dict[str, Any]) -> Flow:
     [
         ("flow.file_written", 2),
         ("flow.committed", 5),
-        ("flow.file_sent", 1),
         ("flow.file_sent", 2),
     ],
 )

@@ -167,9 +167,7 @@ def test_any_cut_and_any_crash_lose_nothing(
 @pytest.mark.parametrize(
     ("step", "nth", "concurrency"),
     [
-        ("flow.applied", 5, 1),
         ("flow.committed", 5, 1),
-        ("flow.webhook_sent", 1, 1),
         ("flow.webhook_sent", 3, 4),
         ("flow.webhook_marked", 2, 4),
     ],

@@ -161,7 +161,7 @@ ROWS = st.lists(
 )
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(rows=ROWS, lines=st.booleans())
 def test_what_json_says_is_what_is_stored(rows: list[dict[str, Any]], lines: bool) -> None:
     def spoken(value: object) -> object:

@@ -183,8 +183,9 @@ class Webhook:
                     self._held_bytes += len(part)
                     body += part
                     self._refuse_more(held)
-            self._believe(headers, bytes(body))
-            work = functools.partial(self._stored, name, headers, bytes(body))
+            message = bytes(body)
+            self._believe(headers, message)
+            work = functools.partial(self._stored, name, headers, message)
             return await asyncio.get_running_loop().run_in_executor(self._threads(), work)
         except TimeoutError:
             raise Refusal(

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 from collections.abc import Callable
 from decimal import Decimal
+from types import GenericAlias
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -35,7 +36,7 @@ class RowDecoder:
         self._topic = topic
         row, self._plain = _struct(topic.schema)
         self._one: msgspec.json.Decoder[Any] = msgspec.json.Decoder(row)
-        self._many: msgspec.json.Decoder[Any] = msgspec.json.Decoder(list[row])  # type: ignore[valid-type]  # made above
+        self._many: msgspec.json.Decoder[Any] = msgspec.json.Decoder(GenericAlias(list, (row,)))
 
     def events(self, body: bytes, *, lines: bool) -> list[dict[str, Any]]:
         """Return the events of a body. Raises Refusal: 400 for what is no JSON, 422 for what does not fit."""
@@ -96,9 +97,10 @@ def _kind(kind: pa.DataType) -> tuple[Any, Callable[[Any], Any] | None]:
         return _struct(kind)
     if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind):
         item, plain = _kind(kind.value_type)
+        items = GenericAlias(list, (item | None,))
         if plain is None:
-            return list[item | None], None  # type: ignore[valid-type]  # it is a value here
-        return list[item | None], lambda values: [v if v is None else plain(v) for v in values]  # type: ignore[valid-type]  # likewise
+            return items, None
+        return items, lambda values: [v if v is None else plain(v) for v in values]
     for fits, found in _KINDS:
         if fits(kind):
             return found, None
