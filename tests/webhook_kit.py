@@ -1,13 +1,18 @@
-"""A receiver of webhooks on the loopback, which keeps all that arrives and answers as it is told."""
+"""A receiver of webhooks on the loopback, which keeps all that arrives and answers as it is told; and a sender."""
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+
+import httpx
+
+import millstream as ms
 
 
 @dataclass
@@ -96,3 +101,31 @@ class Receiver:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+
+BODY = b'{"k": "a", "n": 1}'
+"""What is posted if nothing else is said: an event of the topic ``orders``."""
+
+
+def post(
+    hook: Any, path: str = "/topics/orders", body: Any = BODY, **headers: str
+) -> httpx.Response:
+    return asyncio.run(posted(hook, path, body, **headers))
+
+
+async def posted(hook: Any, path: str, body: Any, **headers: str) -> httpx.Response:
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    transport = httpx.ASGITransport(hook)
+    async with httpx.AsyncClient(transport=transport, base_url="http://shop") as client:
+        return await client.post(path, content=body, headers=sent)
+
+
+def stored(app: ms.App, topic: str = "orders") -> list[dict[str, Any]]:
+    if topic not in app.topics():
+        return []
+    rows: list[dict[str, Any]] = app.read(topic).collect().to_pylist()
+    return rows
+
+
+def numbers(app: ms.App) -> list[int]:
+    return sorted(row["n"] for row in stored(app))

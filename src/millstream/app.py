@@ -269,7 +269,7 @@ class App:
         as ``durability`` says (the app's, if it is left out). A message with a key (``Idempotency-Key``,
         ``webhook-id`` or ``X-GitHub-Delivery``) that comes again is not appended again, for as long as ``remember``.
 
-        ``topics`` are those that can be posted to; without any all that the app has declared or the store holds. With
+        ``topics`` are those that can be posted to; without any, those that the app has declared. With
         ``secret`` only requests that it signs are believed, as ``signature`` says (``"standard"`` or ``"github"``);
         several secrets are for the time in which one is changed. Run it with ``millstream webhook``, or mount it in an
         app of yours. Raises ConfigurationError; UnknownTopic when it starts, for a name that nobody has.
@@ -293,7 +293,6 @@ class App:
             body_bytes_max=size_bytes(limit),
             durability=durability_of(self.durability if durability is None else durability),
             remember_us=duration_us(remember),
-            only_declared=bool(topics),
         )
         return Webhook(
             inbox,

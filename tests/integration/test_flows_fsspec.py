@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import sys
 import tempfile
@@ -10,6 +11,7 @@ import uuid
 import zipfile
 from collections.abc import Iterator
 from datetime import timedelta
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -122,6 +124,29 @@ def test_an_archive_is_read(world: LocalWorld, tmp_path: Path) -> None:
     stream = world.flows.read(f"zip://in/*.csv::{path}").named("zip").write("out")
     assert stream.stream(until="end", batch_events=2).rows_out == 3
     assert sorted(row["n"] for row in world.events("out")) == [1, 2, 3]
+
+
+def test_the_web_is_read(world: LocalWorld, tmp_path: Path) -> None:
+    (tmp_path / "in.csv").write_text("n\n1\n2\n")
+    asked: list[str] = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def log_request(self, *_: object) -> None:
+            asked.append(self.command)
+
+    serve = functools.partial(Handler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), serve) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            url = f"http://127.0.0.1:{server.server_port}/in.csv"
+            flow = world.flows.read(url)
+            assert flow.collect()["n"].to_pylist() == [1, 2]
+            assert flow.named("web").write("web").stream(until="end").rows_out == 2
+        finally:
+            server.shutdown()
+            thread.join()
+    assert asked.count("GET") <= 6
 
 
 def test_a_file_url_is_a_path(world: LocalWorld, tmp_path: Path) -> None:

@@ -86,4 +86,5 @@ def test_secrets_are_not_shown(world: LocalWorld) -> None:
     assert "hidden" not in shown
     assert "MfKQ9r8GKYqrTwj" not in shown
     assert "webhook https://hooks.example" in shown
+    assert world.read("events").write(webhook("http://[::1]/")).name.startswith("..1-")
     assert flow.name != world.read("events").write(webhook("https://hooks.example/b")).name

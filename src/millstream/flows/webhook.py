@@ -77,7 +77,8 @@ class WebhookSink:
     def name(self) -> str:
         """The name of a flow that ends here and has none of its own. The path is not in it: it may be a secret."""
         parts = urlsplit(self.url)
-        return f"{parts.hostname}-{zlib.crc32(parts.path.encode()):08x}"
+        host = str(parts.hostname).replace(":", ".")  # topics have names made of it
+        return f"{host}-{zlib.crc32(parts.path.encode()):08x}"
 
     def text(self) -> str:
         """Return the canonical text: scheme, host and port, for the rest of a URL may be a secret."""

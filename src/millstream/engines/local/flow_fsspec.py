@@ -60,6 +60,7 @@ class RemotePlace:
         self._prefix = f"{protocol}://"
         self._chain = f"::{rest}" if rest else ""
         self.is_whole = protocol.lower() in OBJECT_STORES and not rest
+        self._is_web = protocol.lower() in ("http", "https")
         self._infos: dict[str, Mapping[str, Any]] = {}
         self._open()
 
@@ -69,6 +70,8 @@ class RemotePlace:
     def is_directory(self) -> bool:
         """Return whether it is a directory."""
         self._look_again()
+        if self._is_web:
+            return False  # fsspec would fetch the file, and look for links in it
         with failing(self._url):
             return not _MAGIC & set(self._path) and bool(self._files.isdir(self._path))
 
@@ -92,7 +95,7 @@ class RemotePlace:
 
     def _noted(self, found: Mapping[str, Mapping[str, Any]]) -> list[str]:
         self._infos = {
-            f"{self._prefix}{name}{self._chain}": info
+            f"{self._prefix}{name.removeprefix(self._prefix)}{self._chain}": info
             for name, info in found.items()
             if info.get("type") != "directory"
         }
@@ -122,7 +125,9 @@ class RemotePlace:
             yield str(local)
 
     def _name(self, path: str) -> str:
-        return path[len(self._prefix) : len(path) - len(self._chain)]
+        """Return what the file system calls it: on the web the whole URL."""
+        whole = path[: len(path) - len(self._chain)]
+        return whole if self._is_web else whole[len(self._prefix) :]
 
 
 def opened_url(url: str, options: Mapping[str, Any]) -> tuple[Any, str]:

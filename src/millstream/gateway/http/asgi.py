@@ -83,8 +83,6 @@ class WebhookPolicy:
     body_bytes_max: int = 8 * 1024 * 1024
     durability: Durability = Durability.DISK
     remember_us: int = 7 * 86_400_000_000
-    only_declared: bool = False
-    """Whether topics of the store that were not declared are unknown here."""
 
 
 class Webhook:
@@ -98,7 +96,10 @@ class Webhook:
         *,
         clock: Clock,
     ) -> None:
-        """Nothing is opened before the first request, or the start of the server."""
+        """Nothing is opened before the first request, or the start of the server.
+
+        ``declared`` are the topics by the names that are posted to; others are unknown here, whatever the store holds.
+        """
         self._inbox = inbox
         self._declared = declared
         self._policy = policy
@@ -269,11 +270,13 @@ class Webhook:
 
     def _topic(self, name: str) -> TopicInfo:
         declared = self._declared().get(name)
-        if declared is not None:
-            return declared.info
-        if self._policy.only_declared:
-            raise Refusal(404, f"there is no topic {name!r} here")
-        return self._inbox().topic(name)
+        if declared is None:
+            raise Refusal(
+                404,
+                f"there is no topic {name!r} here",
+                next_step="post to a topic that was declared",
+            )
+        return declared.info
 
     def _events(
         self, topic: TopicInfo, headers: Mapping[str, str], body: bytes
