@@ -15,7 +15,10 @@ def main() -> None:
     with LocalWorld(Path(path), durability="disk") as world:
         flows_crash.kill_at(step, int(nth))
         flow = flows_crash.flow(world).write(url, storage_options=json.loads(options))
-        flow.stream(until="end", batch_events=flows_crash.BATCH_EVENTS)
+        if url.endswith("/"):
+            flow.stream(until="end", batch_events=flows_crash.BATCH_EVENTS)
+        else:
+            flow.run()
 
 
 if __name__ == "__main__":

@@ -95,12 +95,7 @@ def test_kill_9_leaves_each_row_once(
     with LocalWorld(store_path, durability="process") as world:
         flows_crash.fill(world)
         batch = in_order(flows_crash.flow(world).collect().to_pylist())
-    arguments = [str(store_path), f"{url}/", json.dumps(options), step, str(nth)]
-    done = subprocess.run(
-        [sys.executable, "-m", "tests.integration.s3_crash", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == -signal.SIGKILL, done.stderr
+    killed(store_path, f"{url}/", options, step, nth)
     before = in_order(seen(url, options))
     assert set(before) <= set(batch)
     assert len(set(before)) == len(before)
@@ -108,6 +103,32 @@ def test_kill_9_leaves_each_row_once(
         out(world, url, options).stream(until="end", batch_events=flows_crash.BATCH_EVENTS)
         assert in_order(seen(url, options)) == batch
         assert not [path for path in (store_path / "outgoing").rglob("*") if path.is_file()]
+
+
+def killed(store_path: Path, url: str, options: dict[str, Any], step: str, nth: int) -> None:
+    arguments = [str(store_path), url, json.dumps(options), step, str(nth)]
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.integration.s3_crash", *arguments],
+        cwd=ROOT, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == -signal.SIGKILL, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("step", "is_there"), [("flow.file_written", False), ("flow.file_sent", True)]
+)
+def test_a_killed_batch_leaves_a_whole_file_or_none(
+    store_path: Path, options: dict[str, Any], url: str, step: str, is_there: bool
+) -> None:
+    with LocalWorld(store_path, durability="process") as world:
+        flows_crash.fill(world)
+    killed(store_path, f"{url}/out.parquet", options, step, 1)
+    with LocalWorld(store_path) as world:
+        flow = flows_crash.flow(world)
+        batch = in_order(flow.collect().to_pylist())
+        assert in_order(seen(url, options)) == (batch if is_there else [])
+        flow.write(f"{url}/out.parquet", storage_options=options).run()
+        assert in_order(seen(url, options)) == batch
 
 
 def test_a_bucket_that_is_not_there_holds_the_flow_up_and_nothing_is_lost(

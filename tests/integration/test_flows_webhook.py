@@ -99,11 +99,11 @@ def test_a_column_may_be_the_key(world: LocalWorld, receiver: Receiver) -> None:
     flow = world.read("events").select(id=col("k"), n=col("n")).named("hook")
     flow.write(webhook(receiver.url, key="id")).run()
     assert [came.key for came in receiver.arrived] == ["a", "b", "c"] * 4
-    odd = world.table(pa.table({"id": ["é \n/1", None]}))
+    odd = world.table(pa.table({"id": ["é \n/1.", None]}))
     with pytest.raises(StepError, match="id is null"):
         odd.write(webhook(receiver.url, key="id")).run()
     odd.limit(1).write(webhook(receiver.url, key="id")).run()
-    assert receiver.arrived[-1].key == "%C3%A9%20%0A%2F1"
+    assert receiver.arrived[-1].key == "%C3%A9%20%0A%2F1%2E"
 
 
 def test_every_type_is_json(world: LocalWorld, receiver: Receiver) -> None:
@@ -272,6 +272,19 @@ def test_what_may_pass_is_tried_again_in_order(
     keys = [came.key for came in receiver.arrived]
     assert keys[0] == keys[1] == keys[2] != keys[3]
     assert len(keys) == 15
+
+
+def test_a_receiver_is_given_the_time_it_asks_for(world: LocalWorld, receiver: Receiver) -> None:
+    clock = world.store.clock
+    asked_s: list[float] = []
+
+    def answer(_: Arrived, number: int) -> Told:
+        asked_s.append(clock.monotonic_s())
+        return Told(429, {"retry-after": "1"}) if number == 1 else Told()
+
+    receiver.answer = answer
+    events(world).write(webhook(receiver.url, backoff=SOON)).run()
+    assert asked_s[1] - asked_s[0] >= 1
 
 
 def test_a_receiver_that_is_away_ends_the_run_and_nothing_is_lost(

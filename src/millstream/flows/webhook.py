@@ -237,7 +237,12 @@ def is_json(kind: pa.DataType) -> bool:
 def idempotency_key(store: str, flow: str, number: int | str, first: int, rows: int) -> str:
     """Return the key of the rows from ``first`` on of a delivery: the same whenever they are sent."""
     span = f"{first}" if rows == 1 else f"{first}-{first + rows - 1}"
-    return f"{store}/{quote(flow, safe='')}/{number}/{span}"
+    return f"{store}/{plain_text(flow)}/{number}/{span}"
+
+
+def plain_text(text: str) -> str:
+    """Return a text as a header may hold it, without the full stop that Standard Webhooks forbids in an id."""
+    return quote(text, safe="").replace(".", "%2E")
 
 
 def retry_after_us(text: str | None, *, now_us: int) -> int:

@@ -77,6 +77,9 @@ def misfit(
     given = headers.get("webhook-signature", "")
     if not (identity and at and given):
         return "one of the headers webhook-id, webhook-timestamp, webhook-signature is missing"
+    if "." in identity:
+        # Or the same bytes could be read as another message: the scheme joins id, time and body with it.
+        return "webhook-id holds a full stop"
     if not (at.isascii() and at.isdigit()) or abs(now_s - int(at[:18])) > TOLERANCE_S:
         return f"webhook-timestamp is not within {TOLERANCE_S} seconds of the clock here"
     wanted = [f"v1,{_standard(key, identity, at, body)}" for key in keys]

@@ -59,6 +59,15 @@ def test_what_was_changed_is_not_believed(change: dict[str, str]):
     assert misfit("standard", [KEY], {**HEADERS, **change}, BODY, now_s=AT_S) is not None
 
 
+def test_bytes_cannot_be_read_as_another_message():
+    """A body that begins with digits: the id takes over the time, and the time a part of the body."""
+    body = f"{AT_S}.more".encode()
+    good = signed("standard", KEY, message_id="a", at_s=AT_S, body=body)
+    assert misfit("standard", [KEY], good, body, now_s=AT_S) is None
+    moved = {**good, "webhook-id": f"a.{AT_S}"}
+    assert misfit("standard", [KEY], moved, b"more", now_s=AT_S) == "webhook-id holds a full stop"
+
+
 @pytest.mark.parametrize(("away", "fits"), [(TOLERANCE_S, True), (TOLERANCE_S + 1, False)])
 @pytest.mark.parametrize("sign", [1, -1])
 def test_what_is_old_or_of_the_future_is_not_believed(away: int, fits: bool, sign: int):

@@ -21,7 +21,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
-from urllib.parse import quote
 
 import crc32c
 import msgspec
@@ -42,7 +41,13 @@ from millstream.engines.local.flow_sql import (
 from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
 from millstream.flows.source import TopicSink
-from millstream.flows.webhook import Meaning, WebhookSink, idempotency_key, retry_after_us
+from millstream.flows.webhook import (
+    Meaning,
+    WebhookSink,
+    idempotency_key,
+    plain_text,
+    retry_after_us,
+)
 from millstream.log.definition import TopicInfo
 from millstream.primitives.clock import Clock
 from millstream.primitives.durability import Durability
@@ -103,7 +108,7 @@ class WebhookSender:
         value = events[0][self._sink.key]
         if value is None:
             raise no_key(self._sink)
-        return quote(str(value), safe="")
+        return plain_text(str(value))
 
     def send(self, pieces: Sequence[_Piece]) -> list[Answer | None]:
         """Send pieces beside each other, and return what became of each, in their order; None: it was taken."""
