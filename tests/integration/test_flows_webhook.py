@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
+from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.report import RunReport
 from millstream.flows.webhook import WebhookSink, webhook
 from millstream.primitives.backoff import Backoff
@@ -404,6 +405,31 @@ def test_a_stop_is_heard_while_a_retry_is_waited_for(
     receiver.answer = lambda *_: Told()
     flow.stream(until="end")
     assert receiver.taken() == expected(world)
+
+
+def test_a_stop_holds_timers_back_that_are_due(world: LocalWorld, receiver: Receiver) -> None:
+    """A timer's commit would drop the rows that the stop has left in the store."""
+    stop = threading.Event()
+
+    def answer(*_: object) -> Told:
+        stop.set()
+        return Told(503)
+
+    def seen(event: dict[str, Any], context: KeyedContext[int]) -> dict[str, Any]:
+        context.set_clock_timer("1us")
+        return {"n": event["n"]}
+
+    def fired(context: KeyedContext[int]) -> dict[str, Any]:
+        return {"n": -1}
+
+    receiver.answer = answer
+    counted = world.read("events").key_by("k").process(seen, {"n": int}, state=int, on_timer=fired)
+    flow = counted.named("hook").write(webhook(receiver.url))
+    flow.stream(stop=stop)
+    assert len(receiver.arrived) == 1
+    receiver.answer = lambda *_: Told()
+    flow.stream(until="end")
+    assert [row["n"] for row in receiver.taken() if row["n"] >= 0] == list(range(12))
 
 
 def test_requests_run_beside_each_other(world: LocalWorld, receiver: Receiver) -> None:

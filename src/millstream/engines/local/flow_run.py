@@ -250,6 +250,7 @@ class StreamRun:
         rows_in: int,
         delays: dict[str, Histogram],
     ) -> None:
+        assert not self._owes, "this commit would drop rows that are not delivered yet"
         output = to_arrow(computed.output, self._schema)
         outputs = [] if self._sink is None else [(self._sink, output)]
         with step_errors(f"flow {self._claim.name!r}"):
