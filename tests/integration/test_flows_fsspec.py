@@ -243,7 +243,8 @@ def test_a_file_system_that_fails_holds_the_flow_up_and_nothing_is_lost(
 ) -> None:
     flow = world.read("events").write(f"{url}/")
 
-    def full(*_: object, **__: object) -> None:
+    def full(_: str, path: str) -> None:
+        FILES.pipe_file(path, b"half")
         raise OSError("no room there")
 
     with monkeypatch.context() as patch:
@@ -251,8 +252,11 @@ def test_a_file_system_that_fails_holds_the_flow_up_and_nothing_is_lost(
         for _ in range(2):  # the flow is not held by the one that failed
             with pytest.raises(StepError, match="the file system failed: no room there"):
                 flow.stream(until="end")
+        [half] = names(url)
+        assert half.startswith(".") and half.endswith(".partial"), "nobody takes it for data"
     assert flow.stream(until="end").rows_out == 0
     assert len(rows_at(world, url)) == 30
+    assert len(names(url)) == 1
 
 
 def test_a_file_that_arrives_short_is_noticed(
