@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from millstream.engines.local.inbox import LocalInbox
 from millstream.engines.local.log import LocalLog
 from millstream.primitives.duration import Duration
 from millstream.store import Store
 from millstream.store.check import check
 from millstream.testing.clock import VirtualClock
+from millstream.testing.inbox_suite import InboxSuite
 from millstream.testing.log_clients_suite import ConsumerSuite, ProducerSuite, TransactionSuite
 from millstream.testing.log_suite import AppendSuite, TopicSuite
 
@@ -39,13 +41,18 @@ class World:
         self._opened.append((store, log))
         return log
 
+    def inbox(self, engine: LocalLog) -> LocalInbox:
+        return LocalInbox(engine)
+
     def close(self) -> None:
         for store, log in self._opened:
             log.close()
             store.close()
 
 
-class TestLocal(TopicSuite, AppendSuite, ConsumerSuite, ProducerSuite, TransactionSuite):
+class TestLocal(
+    TopicSuite, AppendSuite, ConsumerSuite, ProducerSuite, TransactionSuite, InboxSuite
+):
     @pytest.fixture(params=["disk", "process"])
     def world(self, request: pytest.FixtureRequest, store_path: Path) -> Iterator[World]:
         made = World(store_path, request.param)

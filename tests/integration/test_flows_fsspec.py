@@ -253,7 +253,7 @@ def test_a_file_system_that_fails_holds_the_flow_up_and_nothing_is_lost(
             with pytest.raises(StepError, match="the file system failed: no room there"):
                 flow.stream(until="end")
         [half] = names(url)
-        assert half.startswith(".") and half.endswith(".partial"), "nobody takes it for data"
+        assert (half[:1], half[-8:]) == (".", ".partial"), "somebody could take it for data"
     assert flow.stream(until="end").rows_out == 0
     assert len(rows_at(world, url)) == 30
     assert len(names(url)) == 1
