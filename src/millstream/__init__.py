@@ -35,8 +35,8 @@ from millstream.flows.flow import Flow
 from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
-from millstream.flows.windows import calendar, count_window, hopping, session, sliding, tumbling
 from millstream.flows.webhook import webhook
+from millstream.flows.windows import calendar, count_window, hopping, session, sliding, tumbling
 from millstream.log.contract import PartitionLag
 from millstream.log.events import Appended, EventBatch
 from millstream.log.topic import Topic

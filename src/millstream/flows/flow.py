@@ -47,8 +47,8 @@ from millstream.flows.steps import (
     WithColumns,
     refuse_uncallable,
 )
-from millstream.flows.windows import CountWindow, Windows
 from millstream.flows.webhook import WebhookSink
+from millstream.flows.windows import CountWindow, Windows
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike, to_arrow_schema
