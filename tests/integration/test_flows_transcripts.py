@@ -5,16 +5,18 @@ The cases are those of ``sdks/python/apache_beam/testing/data/trigger_transcript
 are written with their last second, as there. Beam's watermark moves by itself; here it is moved by marks, events that a
 filter takes out again.
 
-A window here gives one pane. Which one, depends on how long its flow waits:
+A window here gives one pane, unless it is asked for early rows. Which one, depends on how long its flow waits:
 
 - **on time**: it does not wait. The pane is Beam's on-time pane, and what Beam adds to it in late panes is late.
 - **in the end**: it waits for Beam's allowed lateness. The pane is the last one of Beam, when that accumulates, or all
   of its panes together, when that discards; what Beam drops is late.
+- **as it grows**: it waits, and gives early rows with ``emit="update"``. Whenever Beam gives a pane, early, on time or
+  late, the newest row of its window holds what Beam has given of it by then.
 
-The tables hold all panes of Beam, also those that both readings leave out. What is not compared, and why:
+The tables hold all panes of Beam. What is not compared, and why:
 
-- Early panes: a window gives nothing before it is closed.
 - Late panes of their own: a window gives nothing after it was closed; what comes then is counted, or written aside.
+- How often there are rows: Beam's triggers count values and time, and ``emit="update"`` gives one a micro-batch.
 - Discarded panes: a window gives all of its values, so the panes are put together.
 - ``index``, ``nonspeculative_index``, ``early``, ``late`` and ``final``: there is one pane, of which they say nothing.
 - The ``timestamp`` of the two cases ``known_late_data_…``: Beam leaves values behind the watermark out of a pane's
@@ -58,8 +60,8 @@ TIMES: dict[str, Expression] = {
 }
 """Beam's timestamp combiners: which time a pane has."""
 
-Reading = Literal["on time", "in the end"]
-READINGS: tuple[Reading, ...] = ("on time", "in the end")
+Reading = Literal["on time", "in the end", "as it grows"]
+READINGS: tuple[Reading, ...] = ("on time", "in the end", "as it grows")
 
 
 @dataclass(frozen=True)
@@ -257,15 +259,17 @@ def second(moment: datetime) -> int:
     return (moment - EPOCH) // timedelta(seconds=1)
 
 
-def panes_of(transcript: Transcript) -> Callable[[App], Flow]:
+def panes_of(transcript: Transcript, reading: Reading = "on time") -> Callable[[App], Flow]:
     """Return what makes a flow that gives a pane for each window of values; marks only move the watermark."""
+
+    emit = "update" if reading == "as it grows" else "close"
 
     def flow(app: App) -> Flow:
         topic = app.topic("values", schema={"n": int, "at": Timestamp, "mark": bool})
         return (
             app.read(topic)
             .filter(~col("mark"))
-            .window(transcript.windows, on="at", late=f"{DISORDER_S}s")
+            .window(transcript.windows, on="at", late=f"{DISORDER_S}s", emit=emit)
             .agg(values=agg.collect("n"), earliest=agg.min("at"), latest=agg.max("at"))
             .with_columns(time=TIMES[transcript.time])
             .write("panes")
@@ -280,9 +284,12 @@ class Run:
     def __init__(self, flow: FlowTest, transcript: Transcript, reading: Reading) -> None:
         self.flow = flow
         self.transcript = transcript
-        self.waits = reading == "in the end"
+        self.waits = reading != "on time"
+        self.grows = reading == "as it grows"
         self.known: dict[tuple[int, int], Pane] = {}
         """What Beam has given of each window, as one pane."""
+        self.newest: dict[tuple[int, int], dict[str, Any]] = {}
+        """The newest row of each window; those of a session hold the earlier ones."""
 
     def play(self) -> None:
         watermark = -DISORDER_S
@@ -297,12 +304,31 @@ class Run:
                     step.values if is_late else ()
                 )
             noted = [self.noted(pane) for pane in step.panes]
-            if not self.waits:
+            if self.grows:
+                self.see(noted)
+            elif not self.waits:
                 self.compare([pane for pane in noted if pane.when == "on time"])
             else:
                 self.compare([pane for pane in self.known.values() if pane.window[1] < watermark])
         self.flow.end()
-        self.compare(list(self.known.values()) if self.waits else [])
+        if self.grows:
+            self.see(list(self.known.values()))
+            assert all(row["window_closed"] for row in self.newest.values())
+        else:
+            self.compare(list(self.known.values()) if self.waits else [])
+
+    def see(self, panes: list[Pane]) -> None:
+        """Compare the newest rows of windows with what Beam has given of them."""
+        for emitted in self.flow.emitted():
+            first, last, _, _ = self.given(emitted, timed=False)
+            inside = [w for w in self.newest if first <= w[0] and w[1] <= last]
+            for window in inside:
+                del self.newest[window]
+            self.newest[first, last] = emitted
+        for pane in panes:
+            row = self.newest[pane.window]
+            found = self.given(row, timed=pane.time is not None)
+            assert found == (*pane.window, sorted(pane.values), pane.time)
 
     def noted(self, pane: Pane) -> Pane:
         """Return what Beam has given of a window by now; a session's earlier panes are shorter."""
@@ -338,7 +364,7 @@ def row(n: int, *, mark: bool = False) -> dict[str, object]:
 @pytest.mark.parametrize("reading", READINGS)
 @pytest.mark.parametrize("transcript", TRANSCRIPTS, ids=lambda transcript: transcript.name)
 def test_windows_give_the_panes_of_beam(tmp_path: Path, transcript: Transcript, reading: Reading):
-    with FlowTest(panes_of(transcript), tmp_path) as flow:
+    with FlowTest(panes_of(transcript, reading), tmp_path) as flow:
         Run(flow, transcript, reading).play()
 
 
