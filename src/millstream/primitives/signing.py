@@ -31,6 +31,7 @@ def secret_key(secret: str, scheme: str, *, where: str) -> bytes:
             f"{scheme!r} is not a way to sign",
             where=where,
             expected=f"one of {', '.join(SCHEMES)}",
+            next_step="leave it out for Standard Webhooks",
         )
     try:
         key = (
