@@ -20,7 +20,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.engines.local import flow_sql
+from millstream.engines.local import flow_delivery
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col, lit
 from millstream.flows.flow import Flow
@@ -345,7 +345,7 @@ def test_a_micro_batch_that_is_too_large_is_refused(
     world: LocalWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     place = sqlite_place(tmp_path)
-    monkeypatch.setattr(flow_sql, "DELIVERY_BYTES_MAX", 200)
+    monkeypatch.setattr(flow_delivery, "DELIVERY_BYTES_MAX", 200)
     sink = world.read("events").write(sql_table("out", place.url, create=True))
     with pytest.raises(StepError, match=r"at most 200.*smaller batch_events"):
         sink.stream(until="end")

@@ -475,7 +475,7 @@ def test_a_missing_client_says_what_to_install(
 def test_a_micro_batch_that_is_too_large_is_refused(
     world: LocalWorld, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("millstream.engines.local.flow_sql.DELIVERY_BYTES_MAX", 60)
+    monkeypatch.setattr("millstream.engines.local.flow_delivery.DELIVERY_BYTES_MAX", 60)
     flow = events(world).write(webhook(receiver.url))
     with pytest.raises(StepError, match=r"at most 60.*smaller batch_events"):
         flow.stream(until="end")

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from millstream.engines.local.flow_delivery import Delivery, Packed
 from millstream.engines.local.flow_file_intake import FileMark
 from millstream.engines.local.flow_files import (
     Written,
@@ -17,7 +18,6 @@ from millstream.engines.local.flow_files import (
     outgoing_folder,
     publish_all,
 )
-from millstream.engines.local.flow_sql import Delivery, Packed
 from millstream.engines.local.flow_state import Blob, StateChange
 from millstream.flows.fingerprint import difference
 from millstream.flows.plan import Plan

@@ -10,13 +10,12 @@ from millstream.engines.local.append import Staged
 from millstream.engines.local.delays import record_delays
 from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
-from millstream.engines.local.flow_delivery import Deliverer
+from millstream.engines.local.flow_delivery import Delivery, Writer
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import Written, outgoing_folder, write_file
 from millstream.engines.local.flow_intake import Intakes, Taken
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
-from millstream.engines.local.flow_sql import Delivery
 from millstream.engines.local.flow_steps import to_arrow
 from millstream.engines.local.flow_windowing import Computed, StagedStream, StatelessStream
 from millstream.engines.local.log import LocalLog
@@ -97,7 +96,7 @@ class StreamRun:
         *,
         batch_events: int,
         idle_us: int | None,
-        table: Deliverer | None = None,
+        table: Writer | None = None,
     ) -> None:
         """Make missing output topics and load the state."""
         self._log = log

@@ -16,28 +16,24 @@ store commits.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote, urlsplit
 
-import crc32c
 import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_database import Database, failed, refused
+from millstream.engines.local.flow_delivery import Delivery, Packed, packed, unpacked
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_postgresql import PostgreSql
 from millstream.engines.local.flow_sqlite import Sqlite
 from millstream.engines.local.flow_steps import from_arrow, record_batches, widen
 from millstream.flows.kinds import widened_schema
+from millstream.flows.plan import Plan
 from millstream.flows.sql import SqlQuery, SqlSink, SqlSource, database_of
-from millstream.primitives.errors import PlanError, StepError, StoreCorrupt
-from millstream.primitives.hollow import solid
+from millstream.primitives.errors import PlanError, StepError
 from millstream.primitives.schema import to_arrow_schema
 from millstream.primitives.telemetry import reach
-
-DELIVERY_BYTES_MAX: Final = 256 * 1024 * 1024
-"""How large the rows of one micro-batch may be that go to a table."""
 
 _LEDGER: Final = (
     "CREATE TABLE IF NOT EXISTS millstream_flow (store TEXT NOT NULL, flow TEXT NOT NULL, number BIGINT NOT NULL, "
@@ -47,25 +43,6 @@ _OPEN: Final = "INSERT INTO millstream_flow VALUES ({1}, {2}, 0, 0) ON CONFLICT 
 _LOCK: Final = "UPDATE millstream_flow SET number = number WHERE store = {1} AND flow = {2}"
 _LAST: Final = "SELECT number, crc FROM millstream_flow WHERE store = {1} AND flow = {2}"
 _NOTE: Final = "UPDATE millstream_flow SET number = {3}, crc = {4} WHERE store = {1} AND flow = {2}"
-
-
-@dataclass(frozen=True)
-class Packed:
-    """The rows of a micro-batch, as the catalog keeps them."""
-
-    target: str
-    crc: int
-    payload: bytes
-
-
-@dataclass(frozen=True)
-class Delivery:
-    """Rows that a commit of the store promised, and the number that the database knows them by."""
-
-    number: int
-    packed: Packed
-    done: int = 0
-    """How many of them are known to have arrived, if they are not taken as one."""
 
 
 def sql_source(query: SqlQuery) -> SqlSource:
@@ -169,12 +146,12 @@ class TableWriter:
         """Add the rows to a transaction of the database, and return them for the catalog; None if there are none."""
         if not rows.num_rows:
             return None
-        payload = packed_rows(rows, self._sink.text())
+        promised = packed(rows, self._sink.text())
         with failed(self._database.errors, self._sink.text()):
             self._begun()
             _insert(self._database, self._sink, rows)
         reach("flow.sql_written")
-        return Packed(self._sink.text(), crc32c.crc32c(payload), payload)
+        return promised
 
     def deliver(self, delivery: Delivery) -> None:
         """Commit the rows of the last ``write`` under the number that the store's commit gave them."""
@@ -188,9 +165,7 @@ class TableWriter:
         """Deliver what the last commit of the store promised, unless the database has it."""
         if delivery is None:
             return
-        if delivery.packed.target != self._sink.text():
-            raise undelivered(delivery.packed.target)
-        rows = unpacked_rows(delivery.packed)
+        rows = unpacked(delivery, self._sink.text())
         with failed(self._database.errors, self._sink.text()):
             number, crc = self._begun()
             if (number, crc) == (delivery.number, delivery.packed.crc):
@@ -220,13 +195,13 @@ class TableWriter:
         self._database.close()
 
 
-def undelivered(target: str) -> PlanError:
-    """Return the error of a flow that leaves a place which it owes rows."""
-    return PlanError(
-        f"rows of the last commit may not be in {target} yet",
-        where="write",
-        expected="the same table until they are delivered",
-        next_step="stream once more to that table, then change the flow",
+def table_writer(plan: Plan, *, store: str, flow: str) -> TableWriter | None:
+    """Return the writer of a plan that ends in a table, or None."""
+    sink = plan.sink
+    return (
+        TableWriter(sink, plan.schema, store=store, flow=flow)
+        if isinstance(sink, SqlSink)
+        else None
     )
 
 
@@ -267,31 +242,3 @@ def _insert(database: Database, sink: SqlSink, rows: pa.Table) -> None:
         if last.height < frame.height:
             rows = last.to_arrow(compat_level=pl.CompatLevel.oldest()).cast(rows.schema)
     database.insert(sink, rows)
-
-
-def packed_rows(rows: pa.Table, target: str) -> bytes:
-    """Return rows as an Arrow IPC stream for the catalog. Raises StepError when they are too large."""
-    if rows.nbytes > DELIVERY_BYTES_MAX:
-        raise StepError(
-            f"a micro-batch has {rows.nbytes} bytes of rows to deliver",
-            where=target,
-            expected=f"at most {DELIVERY_BYTES_MAX}",
-            next_step="stream with a smaller batch_events, or smaller windows; a batch has no such limit",
-        )
-    out = pa.BufferOutputStream()
-    with pa.ipc.new_stream(out, rows.schema) as writer:
-        writer.write_table(solid(rows))
-    return bytes(out.getvalue())
-
-
-def unpacked_rows(packed: Packed) -> pa.Table:
-    """Return the rows again. Raises StoreCorrupt."""
-    if crc32c.crc32c(packed.payload) != packed.crc:
-        raise StoreCorrupt(
-            "the checksum of a delivery is wrong",
-            where="flow_delivery",
-            expected=f"CRC32C {packed.crc}",
-            next_step="put back a copy of the store",
-        )
-    with pa.ipc.open_stream(packed.payload) as reader:
-        return reader.read_all()

@@ -22,24 +22,18 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
 
-import crc32c
 import msgspec
 import pyarrow as pa
 
 from millstream.engines.local.append import Staged
 from millstream.engines.local.flow_catalog import store_identity
+from millstream.engines.local.flow_delivery import Delivery, Packed, packed, unpacked
 from millstream.engines.local.flow_events import DEAD_SCHEMA, Failures, run_in_loop
 from millstream.engines.local.flow_http import Answer, HttpClient, Request
 from millstream.engines.local.flow_sinks import commit_staged, open_topic
-from millstream.engines.local.flow_sql import (
-    Delivery,
-    Packed,
-    packed_rows,
-    undelivered,
-    unpacked_rows,
-)
 from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
+from millstream.flows.plan import Plan
 from millstream.flows.source import TopicSink
 from millstream.flows.webhook import (
     Meaning,
@@ -253,23 +247,19 @@ class WebhookWriter:
             return None
         if self._sink.key is not None and rows[self._sink.key].null_count:
             raise no_key(self._sink)
-        payload = packed_rows(rows, self._sink.text())
-        return Packed(ANY_WEBHOOK, crc32c.crc32c(payload), payload)
+        return packed(rows, ANY_WEBHOOK)
 
     def resume(self, delivery: Delivery | None) -> None:
         """Send what the last commit of the store promised, behind the last mark."""
-        if delivery is None:
-            return
-        if delivery.packed.target != ANY_WEBHOOK:
-            raise undelivered(delivery.packed.target)
-        self.deliver(delivery)
+        if delivery is not None:
+            self.deliver(delivery)
 
     def deliver(self, delivery: Delivery) -> None:
         """Send the rows in order and note how far that has come. Raises StepError when the receiver does not take them.
 
         A stop is heard between two requests and while a retry is waited for: then the rest is owed.
         """
-        rows = unpacked_rows(delivery.packed)
+        rows = unpacked(delivery, ANY_WEBHOOK)
         pieces = self._sender.pieces(rows, delivery.number, delivery.done)
         done = delivery.done
         self.owes = True
@@ -312,6 +302,16 @@ class WebhookWriter:
     def close(self) -> None:
         """Close the connections; what has not arrived stays in the catalog."""
         self._sender.close()
+
+
+def webhook_writer(
+    log: LocalLog, plan: Plan, *, store: str, flow: str, stop: Stop | None
+) -> WebhookWriter | None:
+    """Return the writer of a plan that ends in a webhook, or None."""
+    sink = plan.sink
+    if not isinstance(sink, WebhookSink):
+        return None
+    return WebhookWriter(log, sink, store=store, flow=flow, stop=stop)
 
 
 def open_refused(log: LocalLog, sink: WebhookSink, flow: str) -> TopicInfo | None:

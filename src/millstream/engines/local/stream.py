@@ -18,7 +18,7 @@ from itertools import islice
 
 from millstream.engines.local import flow_catalog
 from millstream.engines.local.flow_catalog import Claim
-from millstream.engines.local.flow_delivery import resumed
+from millstream.engines.local.flow_delivery import Delivery, Writer, refuse_undelivered
 from millstream.engines.local.flow_file_intake import FILES_ID, FileIntake
 from millstream.engines.local.flow_files import (
     check_place,
@@ -29,6 +29,8 @@ from millstream.engines.local.flow_files import (
 )
 from millstream.engines.local.flow_intake import Intake, Intakes, TopicIntake, places
 from millstream.engines.local.flow_run import StreamRun
+from millstream.engines.local.flow_sql import table_writer
+from millstream.engines.local.flow_webhook import webhook_writer
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream_checks import check_stream
 from millstream.flows.branches import sources
@@ -70,12 +72,12 @@ class LocalStream:
             [(info.id, info.partitions) if info else (FILES_ID, 1) for _, info in opened]
         )
         claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), known)
-        table = None
+        table: Writer | None = None
         intakes: list[Intake] = []
         try:
             publish_all(claim.files, options_of(plan))
             drop_outgoing(outgoing_folder(self._log.store.path, claim.flow_id))
-            table = resumed(self._log, plan, flow=name, delivery=claim.delivery, stop=stop)
+            table = self._resumed(plan, name, claim.delivery, stop)
             at = iter(range(len(known)))
             intakes += [
                 self._intake(source, info, claim, at, bounded=until == "end")
@@ -129,13 +131,27 @@ class LocalStream:
         }
         return TopicIntake(self._log, info, offsets=offsets, bounded=bounded)
 
+    def _resumed(
+        self, plan: Plan, name: str, delivery: Delivery | None, stop: Stop | None = None
+    ) -> Writer | None:
+        """Connect to the table or webhook that the plan ends in, if it does, and deliver what the last commit has."""
+        store = flow_catalog.store_identity(self._log.store)
+        table: Writer | None = table_writer(plan, store=store, flow=name)
+        table = table or webhook_writer(self._log, plan, store=store, flow=name, stop=stop)
+        if table is None:
+            refuse_undelivered(delivery)
+            return None
+        try:
+            table.resume(delivery)
+        except BaseException:
+            table.close()
+            raise
+        return table
+
     def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and state of a flow; its output stays. Raises Fenced while it runs."""
         flow_catalog.refuse_running(self._log.store, name)
         delivery = flow_catalog.undelivered(self._log.store, name)
-        if (
-            delivery is not None
-            and (table := resumed(self._log, plan, flow=name, delivery=delivery)) is not None
-        ):
+        if delivery is not None and (table := self._resumed(plan, name, delivery)) is not None:
             table.close()
         flow_catalog.forget(self._log.store, name, plan)
