@@ -33,6 +33,7 @@ from millstream.flows.emission import early
 from millstream.flows.expression import Expression, col, lit, when
 from millstream.flows.flow import Flow
 from millstream.flows.keyed_context import KeyedContext
+from millstream.flows.lakes import delta, iceberg
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
 from millstream.flows.webhook import webhook
@@ -101,12 +102,14 @@ __all__ = [
     "count",
     "count_window",
     "cron",
+    "delta",
     "early",
     "errors",
     "every",
     "first",
     "group",
     "hopping",
+    "iceberg",
     "last",
     "lit",
     "max",

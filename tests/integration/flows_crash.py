@@ -85,6 +85,15 @@ def main() -> None:
         remembered(world).write("out").stream(until="end", batch_events=BATCH_EVENTS)
     elif what == "batch":
         flow(world).write("out").run()
+    elif what.startswith("lake:"):
+        from tests import lakes_kit  # its libraries take a second to import
+
+        _, kind, run = what.split(":")
+        table = lakes_kit.lake(kind, Path(path).parent).declared("out", run=run or None)
+        if run:
+            flow(world).write(table).run()
+        else:
+            flow(world).write(table).stream(until="end", batch_events=BATCH_EVENTS)
     elif "://" in what:
         sink = sql_table("out", what, create=True)
         flow(world).write(sink).stream(until="end", batch_events=BATCH_EVENTS)

@@ -25,6 +25,7 @@ from millstream.flows.flow_query import FlowQueries
 from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.keyed import Keyed
 from millstream.flows.kinds import LiteralValue, widened_schema
+from millstream.flows.lakes import LakeSink, LakeTable, lake_sink
 from millstream.flows.limits import BATCH_EVENTS
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.places import refuse_options
@@ -91,6 +92,8 @@ class Flow(FlowJoins, FlowQueries):
             return sink.table
         if isinstance(sink, WebhookSink):
             return sink.name
+        if isinstance(sink, LakeSink):
+            return sink.lake.name
         return "unnamed" if self.plan.calls is None else self.plan.calls.calls.name
 
     @property
@@ -275,7 +278,7 @@ class Flow(FlowJoins, FlowQueries):
 
     def write(
         self,
-        target: str | PurePath | Named | SqlSink | WebhookSink,
+        target: str | PurePath | Named | SqlSink | LakeTable | WebhookSink,
         *,
         key: str | None = None,
         partitions: int = 1,
@@ -288,7 +291,7 @@ class Flow(FlowJoins, FlowQueries):
         ``/`` is a directory: each run adds a file of ``file_format`` to it (Parquet unless said otherwise), and a
         stream one for each micro-batch, exactly once. So does a URL such as ``s3://bucket/path/``, of any file system
         that fsspec writes to; ``storage_options`` are for that one. ``ms.sql_table("orders", url)`` is a table of a
-        database, ``ms.webhook(url)`` a place on the web.
+        database, ``ms.delta(…)`` and ``ms.iceberg(…)`` are tables of a lake, ``ms.webhook(url)`` a place on the web.
         """
         where = f"step {len(self.plan.steps) + 1}, write"
         if hasattr(target, "row_calls"):
@@ -298,8 +301,12 @@ class Flow(FlowJoins, FlowQueries):
                 expected="a topic, a file, or a directory",
                 next_step="to call it for each row, end the flow with .enqueue(task)",
             )
+        other_options = (key, partitions, file_format, storage_options) != (None, 1, None, None)
+        if isinstance(target, LakeTable):
+            lake = lake_sink(target, self.schema, other_options=other_options, where=where)
+            return self._ended(replace(self.plan, sink=lake), where)
         if isinstance(target, SqlSink | WebhookSink):
-            if (key, partitions, file_format, storage_options) != (None, 1, None, None):
+            if other_options:
                 call = "sql_table" if isinstance(target, SqlSink) else "webhook"
                 raise PlanError(
                     f"it has its key in {call}(…, key=…), and neither partitions nor a format",
@@ -455,7 +462,10 @@ class Flow(FlowJoins, FlowQueries):
         return replace(self, plan=self.plan.then(step))
 
     def _ended(self, plan: Plan, where: str) -> Flow:
-        if isinstance(plan.sink, FileSink | SqlSink | WebhookSink) and plan.calls is not None:
+        if (
+            isinstance(plan.sink, FileSink | SqlSink | LakeSink | WebhookSink)
+            and plan.calls is not None
+        ):
             raise PlanError(
                 f"{plan.sink.text()} and {plan.calls.text()} cannot become true together",
                 where=where,

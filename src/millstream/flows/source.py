@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 import pyarrow as pa
 
+from millstream.flows.lakes import LakeSink, LakeSource
 from millstream.flows.places import (
     is_remote,
     plain_path,
@@ -87,7 +88,7 @@ class RowsSource:
         return f"rows of {name}"
 
 
-Source = TopicSource | FileSource | TableSource | RowsSource | SqlSource
+Source = TopicSource | FileSource | TableSource | RowsSource | SqlSource | LakeSource
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ def file_sink(
     )
 
 
-Sink = TopicSink | FileSink | SqlSink | WebhookSink
+Sink = TopicSink | FileSink | SqlSink | LakeSink | WebhookSink
 
 
 class RowCalls(Protocol):

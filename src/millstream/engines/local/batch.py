@@ -16,11 +16,13 @@ from millstream.engines.local.append import Staged
 from millstream.engines.local.delays import record_delays
 from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
 from millstream.engines.local.flow_calls import calls_of, enqueue
+from millstream.engines.local.flow_catalog import store_identity
 from millstream.engines.local.flow_counting import CountKernel
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import check_place, outgoing_of_batch, write_file
 from millstream.engines.local.flow_joining import JoinKernel
+from millstream.engines.local.flow_lakes import owner_of, write_lake
 from millstream.engines.local.flow_process_stage import processed
 from millstream.engines.local.flow_sinks import (
     commit_staged,
@@ -36,6 +38,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import branches
 from millstream.flows.event_time import event_time_anchor
 from millstream.flows.keyed import Process
+from millstream.flows.lakes import LakeSink
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Aggregation, Plan, Stateful
 from millstream.flows.report import ProgressListener, RunReport
@@ -112,6 +115,10 @@ class _BatchRun:
                     file, rows = write_file(sink, frame, identity, outgoing=outgoing)
                     file.publish(replaces=not sink.directory)
                 written = _Written(rows)
+                computed_s = self._clock.monotonic_s()
+            elif isinstance(sink, LakeSink):
+                owner = owner_of(store_identity(self._log.store), self._name)
+                written = _Written(write_lake(sink, frame, self._plan.schema, owner=owner))
                 computed_s = self._clock.monotonic_s()
             elif isinstance(sink, SqlSink):
                 written = _Written(write_table(sink, frame, self._plan.schema))

@@ -13,6 +13,7 @@ import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local.flow_expression import compiled, polars_schema
+from millstream.engines.local.flow_lakes import lake_frame
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_places import FilePlace, place_at
 from millstream.engines.local.flow_rows import rows_frame
@@ -21,6 +22,7 @@ from millstream.engines.local.flow_steps import from_arrow, widen, widened_colum
 from millstream.engines.local.log import LocalLog
 from millstream.flows.expression import Column, Expression
 from millstream.flows.kinds import widened_schema
+from millstream.flows.lakes import LakeSource
 from millstream.flows.places import is_remote, plain_path, refuse_options, shown, suffix_in
 from millstream.flows.report import Progress, ProgressListener
 from millstream.flows.source import (
@@ -159,6 +161,13 @@ def batch_frame(
         case SqlSource():
             figures.expect(None)
             return sql_frame(source, figures.read)
+        case LakeSource():
+            scan, rows, committed_us = lake_frame(source)
+            if committed_us is not None:
+                figures.start_wait.record(started_us - committed_us)
+            figures.expect(rows)
+            figures.read(rows)
+            return scan
 
 
 def _topic_frame(

@@ -7,6 +7,7 @@ from pathlib import PurePath
 from typing import Any
 
 from millstream.engines.local.batch import LocalBatch
+from millstream.engines.local.flow_lakes import lake_source
 from millstream.engines.local.flow_rows import gives_rows, is_table, rows_source
 from millstream.engines.local.flow_sources import file_source, table_source, topic_source
 from millstream.engines.local.flow_sql import sql_source
@@ -14,6 +15,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream import LocalStream
 from millstream.flows.contract import FlowEngines
 from millstream.flows.flow import Flow
+from millstream.flows.lakes import LakeTable
 from millstream.flows.plan import Plan
 from millstream.flows.source import Source
 from millstream.flows.sql import SqlQuery
@@ -42,7 +44,7 @@ class LocalFlows:
         storage_options: Mapping[str, Any] | None = None,
     ) -> Flow:
         """Return a flow of files (a path, with ``*`` and ``**``, or a directory), of a table in memory,
-        of dicts, or of a query.
+        of dicts, of a query, or of a table of a lake.
 
         Raises PlanError when its format is not known, or there is no such file and no ``schema`` to go by.
         """
@@ -59,6 +61,15 @@ class LocalFlows:
                 expected="storage_options for files on another file system",
                 next_step="leave them out",
             )
+        if isinstance(what, LakeTable):
+            if file_format is not None or schema is not None:
+                raise PlanError(
+                    f"{what.text()} has its columns already",
+                    where="read(…)",
+                    expected="neither schema= nor file_format= here",
+                    next_step="leave them out",
+                )
+            return self._flow(lake_source(what))
         if isinstance(what, SqlQuery):
             if file_format is not None or schema is not None:
                 raise PlanError(

@@ -28,6 +28,8 @@ from millstream.engines.local.flow_files import (
     publish_all,
 )
 from millstream.engines.local.flow_intake import Intake, Intakes, TopicIntake, places
+from millstream.engines.local.flow_lake_intake import LakeIntake
+from millstream.engines.local.flow_lakes import lake_writer
 from millstream.engines.local.flow_run import StreamRun
 from millstream.engines.local.flow_sql import table_writer
 from millstream.engines.local.flow_webhook import webhook_writer
@@ -36,6 +38,7 @@ from millstream.engines.local.stream_checks import check_stream
 from millstream.flows.branches import sources
 from millstream.flows.contract import Stop
 from millstream.flows.fingerprint import fingerprint
+from millstream.flows.lakes import LakeSource
 from millstream.flows.plan import Plan
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSource, Source, TopicSource
@@ -121,8 +124,12 @@ class LocalStream:
     ) -> Intake:
         """Return where a source is read; ``numbers`` are those of the partitions that come next."""
         if info is None:
+            number = next(numbers)
+            if isinstance(source, LakeSource):
+                at = claim.positions.get(number)
+                first = 0 if at is None else at.next_offset
+                return LakeIntake(source, claim.inputs, bounded=bounded, next_offset=first)
             assert isinstance(source, FileSource), "tables were refused"
-            next(numbers)
             return FileIntake(source, claim.inputs, bounded=bounded, clock=self._log.store.clock)
         offsets = {
             partition: claim.positions[number].next_offset
@@ -134,9 +141,10 @@ class LocalStream:
     def _resumed(
         self, plan: Plan, name: str, delivery: Delivery | None, stop: Stop | None = None
     ) -> Writer | None:
-        """Connect to the table or webhook that the plan ends in, if it does, and deliver what the last commit has."""
+        """Connect to the table or webhook that the plan ends in, if any, and deliver what the last commit has."""
         store = flow_catalog.store_identity(self._log.store)
         table: Writer | None = table_writer(plan, store=store, flow=name)
+        table = table or lake_writer(plan, store=store, flow=name)
         table = table or webhook_writer(self._log, plan, store=store, flow=name, stop=stop)
         if table is None:
             refuse_undelivered(delivery)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
+from millstream.engines.local.flow_lake import local_path
 from millstream.flows.branches import Branch, branches, source_at, sources
 from millstream.flows.event_time import event_time_anchor, inherited_time
+from millstream.flows.lakes import LakeSink, LakeSource, LakeTable
 from millstream.flows.merging import JoinSource, UnionSource, parts_of
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.source import (
@@ -36,6 +38,20 @@ def check_stream(plan: Plan) -> None:
                 expected="a topic, or files",
                 next_step="run() it as a batch, or append it to a topic first",
             )
+        if isinstance(source, LakeSource) and source.lake.is_pinned:
+            raise PlanError(
+                f"{source.text()} cannot be streamed: it does not grow",
+                where="read",
+                expected="a table without version=, snapshot= and timestamp=",
+                next_step="run() it as a batch, or leave them out: a stream begins with what is there",
+            )
+    if isinstance(sink, LakeSink) and (sink.lake.mode, sink.lake.run) != ("append", None):
+        raise PlanError(
+            f"{sink.text()} with mode={sink.lake.mode!r}, run={sink.lake.run!r} is for a batch",
+            where="write",
+            expected='mode="append" and no run=: a stream adds each row once by itself',
+            next_step="leave them out, or run() the flow as a batch",
+        )
     if not plan.is_ended or (isinstance(sink, FileSink) and not sink.directory):
         raise PlanError(
             "a stream has nowhere to put its output" if sink is None else sink.text(),
@@ -85,12 +101,19 @@ def _check_merging(plan: Plan) -> None:
                 next_step="write that part to a topic of its own, and read the topic here",
             )
         _check_merging(side)
-    files = [source for source in sources(plan) if isinstance(source, FileSource)]
-    if len(files) > 1:
+    # A source that is read twice is one, and so is what becomes of its changes.
+    told = {
+        (lake.identity, lake.on_change)
+        for branch in branches(plan)
+        if isinstance(branch.source, LakeSource)
+        for lake in [branch.source.lake]
+    }
+    files = [source for source in sources(plan) if isinstance(source, FileSource | LakeSource)]
+    if len(files) > 1 or len(told) > 1:
         raise PlanError(
             "a stream of several sources can read files for one of them only",
             where=name,
-            expected="topics, and at most one source of files",
+            expected="topics, and at most one source of files or of a table of a lake",
             next_step="stream the other files to a topic, and read that",
         )
 
@@ -110,11 +133,20 @@ def _reads_what_is_written(source: Source, plan: Plan) -> bool:
     sink = plan.sink
     if isinstance(sink, TopicSink):
         return isinstance(source, TopicSource) and sink.topic == source.topic
+    if isinstance(sink, LakeSink):
+        return isinstance(source, LakeSource) and _is_same(sink.lake, source.lake)
     if not isinstance(sink, FileSink) or not isinstance(source, FileSource):
         return False
     written = Path(sink.path).absolute()
     places = [Path(pattern).absolute() for pattern in source.patterns]
     return any(written in (place, place.parent) for place in places)
+
+
+def _is_same(one: LakeTable, other: LakeTable) -> bool:
+    paths = [local_path(lake.table) if lake.kind == "delta" else None for lake in (one, other)]
+    if None not in paths:
+        return paths[0] == paths[1]
+    return one.identity == other.identity
 
 
 def _check_stateful(plan: Plan) -> None:
