@@ -85,7 +85,7 @@ package: $(VENV)/.dev ## build the wheel and the source archive in dist/
 lock: $(VENV)/.lock ## renew the lock files (ARGS="--upgrade" takes newer versions)
 	$(UV) $(LEAN) $(ARGS) --group build -o requirements/build.txt
 	$(UV) $(LEAN) $(ARGS) --group lock -o requirements/lock.txt
-	$(UV) $(LEAN) $(ARGS) --extra delta --extra demo --extra django --extra fsspec --extra http --extra iceberg --extra sql --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
+	$(UV) $(LEAN) $(ARGS) --extra delta --extra demo --extra django --extra fsspec --extra http --extra iceberg --extra learn --extra sql --group dev -c requirements/build.txt pyproject.toml -o requirements/dev.txt
 	$(UV) $(LEAN) $(ARGS) --extra demo -c requirements/dev.txt pyproject.toml -o requirements/demo.txt
 	$(UV) $(LEAN) $(ARGS) --group bench -c requirements/dev.txt -o requirements/bench.txt
 	$(UV) $(LEAN) $(ARGS) --group honker -o requirements/honker.txt

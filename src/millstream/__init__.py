@@ -34,6 +34,7 @@ from millstream.flows.expression import Expression, col, lit, when
 from millstream.flows.flow import Flow
 from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.lakes import delta, iceberg
+from millstream.flows.learning import Model
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
 from millstream.flows.webhook import webhook
@@ -79,6 +80,7 @@ __all__ = [
     "Histogram",
     "KeyedContext",
     "MillstreamError",
+    "Model",
     "PartitionLag",
     "Progress",
     "RunReport",

@@ -19,6 +19,7 @@ from millstream.engines.local.task_schedules import LocalSchedules
 from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.registry import engine_of
 from millstream.flows.flow import Flow
+from millstream.flows.models import ModelStore
 from millstream.log.definition import topic_spec
 from millstream.log.topic import Topic, TopicTransaction
 from millstream.primitives.clock import SYSTEM_CLOCK, Clock
@@ -300,6 +301,11 @@ class App:
             policy,
             clock=self._clock,
         )
+
+    @property
+    def models(self) -> ModelStore:
+        """The models that flows train: look at them, roll them back. See ``ModelStore``."""
+        return self._engines().models
 
     def delays(
         self, *, since: Duration | None = None

@@ -18,6 +18,7 @@ EXPORTED = [
     "Histogram",
     "KeyedContext",
     "MillstreamError",
+    "Model",
     "PartitionLag",
     "Progress",
     "RunReport",

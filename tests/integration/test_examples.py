@@ -92,6 +92,8 @@ def test_the_pages_show_the_examples() -> None:
     assert declared == (EXAMPLES / "shop.py").read_text(encoding="utf-8")
     shown = split(ROOT / "docs" / "how-to" / "fastapi.md")[0][0].text
     assert shown == (EXAMPLES / "photos.py").read_text(encoding="utf-8")
+    blocks = split(ROOT / "docs" / "how-to" / "learn-from-a-stream.md")[0]
+    assert (EXAMPLES / "delays.py").read_text(encoding="utf-8") in [block.text for block in blocks]
 
 
 def test_the_queue_of_the_readme(place: Path) -> None:
@@ -184,3 +186,17 @@ def test_what_was_accepted_survives_the_web_service(place: Path) -> None:
     burst = [sys.executable, "-m", "millstream", "worker", "-A", "photos:jobs", "--burst"]
     subprocess.run([*burst, "--pool", "solo"], check=True, timeout=PATIENCE_S)
     assert (place / "photos" / "320-cat.png").exists()
+
+
+# ---- models ------------------------------------------------------------------------------------------
+
+
+def test_flights_are_predicted_better_online_than_once() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "delays", "8000"], capture_output=True, text=True, check=True
+    ).stdout
+    found = {
+        name: float(error) for name, error in re.findall(r"(\w+) +MAE +([\d.]+) minutes", said)
+    }
+    assert found["online"] < found["batch"] < found["constant"] * 0.8
+    assert re.search(r"online model: MAE [\d.]+, RMSE [\d.]+, baseline [\d.]+", said)

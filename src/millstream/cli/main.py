@@ -19,6 +19,7 @@ COMMANDS: Final = {
     "events": "Follow what happens to tasks.",
     "explain": "Show the plan of a flow.",
     "inspect": "Look at the workers that live.",
+    "models": "List models that flows train, and roll them back.",
     "run": "Run a flow as a batch.",
     "schedules": "List, pause, resume and trigger schedules.",
     "queues": "List queues, pause and resume them.",

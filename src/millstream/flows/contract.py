@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from millstream.flows.models import ModelStore
 from millstream.flows.plan import Plan
 from millstream.flows.report import ProgressListener, RunReport
 
@@ -73,6 +74,8 @@ class FlowEngines:
     stream: StreamEngine
     place: str = ""
     """Where the topics of these engines are; flows of one place can be joined."""
+    models: ModelStore | None = None
+    """The models that flows train and ask."""
 
 
 def collected(report: RunReport) -> pa.Table:

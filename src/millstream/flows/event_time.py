@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from millstream.flows.branches import Anchor, Branch
 from millstream.flows.expression import Column, Expression, columns_of, substituted
 from millstream.flows.keyed import Process
+from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Plan
 from millstream.flows.steps import AsofJoin, Explode, Filter, Join, Select, Step, WithColumns
@@ -47,6 +48,8 @@ def inherited_time(plan: Plan, before: int, at: int) -> str | None:
         known = set(plan.source.times())
     elif isinstance(step := stateful[before], Process):
         known = {step.time} & set(step.schema.names)
+    elif isinstance(step, Fit):
+        known = set()
     else:
         known = {WINDOW_START, WINDOW_END}
     if not isinstance(time, Column) or time.name not in known:

@@ -21,6 +21,7 @@ from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
 from millstream.flows.flow_joins import FlowJoins, names_of
 from millstream.flows.flow_keyed import KeyedFlow
+from millstream.flows.flow_learning import FlowLearning
 from millstream.flows.flow_query import FlowQueries
 from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.keyed import Keyed
@@ -71,7 +72,7 @@ class Callee(Protocol):
 
 
 @dataclass(frozen=True)
-class Flow(FlowJoins, FlowQueries):
+class Flow(FlowLearning, FlowJoins, FlowQueries):
     """A plan and the engines that can run it. Immutable; may be used by several threads."""
 
     plan: Plan
@@ -94,7 +95,9 @@ class Flow(FlowJoins, FlowQueries):
             return sink.name
         if isinstance(sink, LakeSink):
             return sink.lake.name
-        return "unnamed" if self.plan.calls is None else self.plan.calls.calls.name
+        if self.plan.calls is not None:
+            return self.plan.calls.calls.name
+        return self.plan.trained or "unnamed"
 
     @property
     def schema(self) -> pa.Schema:

@@ -18,6 +18,7 @@ from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_event_time, infer
 from millstream.flows.keyed import Process
 from millstream.flows.kinds import BOOLEAN, INTEGER, TEXT, is_ordered, python_type
+from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.source import CallSink, RowCalls, Sink, Source
 from millstream.flows.steps import Step, field_of, named_text
@@ -156,7 +157,7 @@ class Aggregation:
         return pa.schema(fields)
 
 
-Stateful: TypeAlias = Aggregation | Process
+Stateful: TypeAlias = Aggregation | Process | Fit
 """A step that remembers what it has seen."""
 
 
@@ -195,6 +196,11 @@ class Plan:
     def stateful(self) -> dict[int, Stateful]:
         """Return the steps that keep state, by their indices."""
         return {n: step for n, step in enumerate(self.steps) if isinstance(step, Stateful)}
+
+    @property
+    def trained(self) -> str | None:
+        """The name of the model that the plan trains first, or None."""
+        return next((step.model.name for step in self.steps if isinstance(step, Fit)), None)
 
     def first_stateful(self) -> Stateful | None:
         """Return the first of them, or None."""

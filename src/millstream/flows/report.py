@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from millstream.flows.models import ModelFigures
 from millstream.primitives.duration import format_duration
 from millstream.primitives.histogram import PHASES, Histogram
 
@@ -28,7 +29,7 @@ class RunReport:
 
     ``late`` counts events that came after their window had closed, ``untimed`` events without an event time, ``failed``
     events that a function failed for; none of them is in the output. ``delays`` holds a histogram in microseconds for
-    each of the four delays.
+    each of the four delays. ``models`` says of each model that was trained how wrong it was, since its first row.
     """
 
     flow: str
@@ -44,6 +45,7 @@ class RunReport:
     watermark_us: int | None = None
     delays: Mapping[str, Histogram] = field(default_factory=dict)
     table: pa.Table | None = None
+    models: Mapping[str, ModelFigures] = field(default_factory=dict)
 
     @property
     def rows_per_s(self) -> float:
@@ -70,4 +72,5 @@ class RunReport:
                     f"p95 {format_duration(delay.quantile(0.95)):>8}  "
                     f"max {format_duration(delay.max_us):>8}"
                 )
+        lines += [f"  model {name}: {figures}" for name, figures in self.models.items()]
         return "\n".join(lines)

@@ -60,10 +60,10 @@ def _readers(plan: Plan) -> Iterator[Reader]:
         if isinstance(step, Process):
             yield partial(_waiting, step.time, schema)
             yield partial(_of_keys, step, schema)
-        elif step.counts_rows:
+        elif isinstance(step, Aggregation) and step.counts_rows:
             yield partial(_waiting, step.time, schema)
             yield partial(_of_counts, step, schema)
-        else:
+        elif isinstance(step, Aggregation):
             yield partial(_of_windows, step, schema)
 
 

@@ -23,6 +23,7 @@ from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import check_place, outgoing_of_batch, write_file
 from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_lakes import owner_of, write_lake
+from millstream.engines.local.flow_learning import Trainers, fitted, training
 from millstream.engines.local.flow_process_stage import processed
 from millstream.engines.local.flow_sinks import (
     commit_staged,
@@ -39,6 +40,7 @@ from millstream.flows.branches import branches
 from millstream.flows.event_time import event_time_anchor
 from millstream.flows.keyed import Process
 from millstream.flows.lakes import LakeSink
+from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Aggregation, Plan, Stateful
 from millstream.flows.report import ProgressListener, RunReport
@@ -69,7 +71,9 @@ class LocalBatch:
         self, plan: Plan, *, name: str, collect: bool, progress: ProgressListener | None
     ) -> RunReport:
         """Run to the end of what is there now; see ``BatchEngine``."""
-        return _BatchRun(self._log, plan, name, collect=collect, progress=progress).run()
+        with training(self._log.store, plan, name) as trainers:
+            run = _BatchRun(self._log, plan, name, trainers, collect=collect, progress=progress)
+            return run.run()
 
 
 @dataclass
@@ -84,6 +88,7 @@ class _BatchRun:
         log: LocalLog,
         plan: Plan,
         name: str,
+        trainers: Trainers,
         *,
         collect: bool,
         progress: ProgressListener | None,
@@ -96,6 +101,7 @@ class _BatchRun:
         self._figures = ReadFigures(progress=progress)
         self._failures = Failures(self._clock.now_us)
         self._untimed = 0
+        self._trainers = trainers
 
     def run(self) -> RunReport:
         sink = None if self._collect else self._plan.sink
@@ -159,6 +165,7 @@ class _BatchRun:
             duration_us=round((ended_s - started_s) * 1e6),
             delays={**delays, **published},
             table=written.table,
+            models=self._trainers.figures,
         )
 
     def _commit(
@@ -167,10 +174,16 @@ class _BatchRun:
         messages: list[TaskMessage],
         delays: Mapping[str, Histogram],
     ) -> None:
+        with step_errors(f"flow {self._name!r}"):
+            self._trainers.finish()
+            taught = self._trainers.taught()
+
         def work(tx: Transaction, staged: list[Staged]) -> None:
             for output in staged:
                 output.apply(tx)
             enqueue(tx, messages)
+            for trainer, learned in taught:
+                trainer.store(tx, learned)
             self._record(tx, delays)
 
         commit_staged(self._log, outputs, work)
@@ -191,6 +204,10 @@ class _BatchRun:
                 frame = self._stateless(plan, first, index, frame)
                 if isinstance(step, Process):
                     frame = self._processed(plan, step, index, frame)
+                elif isinstance(step, Fit):
+                    # All rows are in memory: whatever reads them, all of them are learned, once.
+                    rows = frame.collect(engine="streaming")
+                    frame = fitted(self._trainers.of(step), rows).lazy()
                 elif step.counts_rows:
                     frame = self._counted(step, index, schemas[index], frame)
                 else:

@@ -16,6 +16,7 @@ from millstream.primitives.histogram import Histogram
 from millstream.store import Store
 
 if TYPE_CHECKING:
+    from millstream.engines.local.flow_model_store import LocalModels
     from millstream.engines.local.flows import LocalFlows
 
 
@@ -43,6 +44,13 @@ class Embedded:
         from millstream.engines.local.flows import LocalFlows
 
         return LocalFlows(self.log)
+
+    @property
+    def models(self) -> LocalModels:
+        """The models that flows train. They bring Polars too."""
+        from millstream.engines.local.flow_model_store import LocalModels
+
+        return LocalModels(self.store)
 
     @property
     def closed(self) -> bool:

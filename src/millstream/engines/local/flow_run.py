@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import polars as pl
+
 from millstream.engines.local import flow_catalog
 from millstream.engines.local.append import Staged
 from millstream.engines.local.delays import record_delays
@@ -13,8 +15,10 @@ from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_delivery import Delivery, Writer
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_files import Written, outgoing_folder, write_file
 from millstream.engines.local.flow_intake import Intakes, Taken
+from millstream.engines.local.flow_learning import Trainers
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
 from millstream.engines.local.flow_steps import to_arrow
 from millstream.engines.local.flow_windowing import Computed, StagedStream, StatelessStream
@@ -97,6 +101,7 @@ class StreamRun:
         batch_events: int,
         idle_us: int | None,
         table: Writer | None = None,
+        trainers: Trainers | None = None,
     ) -> None:
         """Make missing output topics and load the state."""
         self._log = log
@@ -108,10 +113,13 @@ class StreamRun:
         self._sink = open_topic(log, sink, plan.schema) if isinstance(sink, TopicSink) else None
         self._directory = sink if isinstance(sink, FileSink) else None
         self._table = table
+        self._trainers = trainers or Trainers()
         self._calls = plan.calls
         self._failures = Failures(self._clock.now_us)
         self._compute = (
-            StagedStream(plan, claim, log.store.path, self._failures, self._clock.now_us)
+            StagedStream(
+                plan, claim, log.store.path, self._failures, self._clock.now_us, self._trainers
+            )
             if is_stateful(plan)
             else StatelessStream(plan, self._failures)
         )
@@ -167,6 +175,7 @@ class StreamRun:
                     waiter.wait(min((wait for wait in waits if wait is not None), default=None))
                 if not self._intake.bounded and not self._owes:
                     self._fire_clock()
+        self._keep_models()
         self._record_published()
 
     @property
@@ -239,8 +248,17 @@ class StreamRun:
         reach("flow.closing")
         with step_errors(f"flow {self._claim.name!r}"):
             computed = self._compute.close_all()
-        if computed is not None:
-            self._commit(computed, {}, 0, {})
+            has_learned = self._trainers.finish()
+        if computed is not None or has_learned:
+            self._commit(computed or self._nothing(), {}, 0, {})
+
+    def _keep_models(self) -> None:
+        """The stream was stopped: what was learned becomes a version."""
+        if self._trainers.keep():
+            self._commit(self._nothing(), {}, 0, {})
+
+    def _nothing(self) -> Computed:
+        return Computed(pl.DataFrame(schema=polars_schema(self._schema)))
 
     def _commit(
         self,
@@ -274,12 +292,16 @@ class StreamRun:
             packed=packed,
         )
         recorded = {**delays, "publish": self._published}
+        with step_errors(f"flow {self._claim.name!r}"):
+            taught = self._trainers.taught()
 
         def work(tx: Transaction, staged: list[Staged]) -> Delivery | None:
             delivery = flow_catalog.advance(tx, self._claim, step)
             for one in staged:
                 one.apply(tx)
             enqueue(tx, messages)
+            for trainer, learned in taught:
+                trainer.store(tx, learned)
             record_delays(tx, "stream", self._claim.name, recorded)
             reach("flow.applied")
             return delivery
@@ -337,4 +359,5 @@ class StreamRun:
             duration_us=round((self._clock.monotonic_s() - self._started_s) * 1e6),
             watermark_us=None if watermark_us == TIME_MIN else watermark_us,
             delays=self._delays,
+            models=self._trainers.figures,
         )

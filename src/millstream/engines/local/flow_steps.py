@@ -17,8 +17,10 @@ from millstream.engines.local.flow_expression import (
     polars_schema,
 )
 from millstream.engines.local.flow_lazy import lazy_frames
+from millstream.flows.learning import Predict
 from millstream.flows.steps import (
     AsofJoin,
+    BatchFunction,
     Explode,
     Filter,
     Join,
@@ -155,6 +157,9 @@ class StepRunner:
             case MapEvents():
                 caller = EventCaller(step, where, self._failures)
                 return mapped(MapBatches(caller, step.schema), frame, schema, where=where)
+            case Predict():
+                given = step.output(schema, where=where)
+                return mapped(MapBatches(asking(step, where), given), frame, schema, where=where)
             case Explode(column=column):
                 filled = frame.filter(pl.col(column).list.len() > 0)
                 return widen(
@@ -166,6 +171,17 @@ class StepRunner:
             case Limit(rows=rows):
                 return frame.head(rows)
         raise AssertionError(f"{step.name} is not a stateless step")
+
+
+def asking(step: Predict, where: str) -> BatchFunction:
+    """Return what adds a model's predictions to batches."""
+
+    def asked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        for batch in batches:
+            said = step.models.predicted(step.model, batch, version=step.version, where=where)
+            yield batch.append_column(step.into, said)
+
+    return asked
 
 
 def _joined(step: Join, frame: pl.LazyFrame, table: pl.DataFrame) -> pl.LazyFrame:

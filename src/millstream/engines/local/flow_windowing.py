@@ -16,6 +16,7 @@ from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_heads import Heads
 from millstream.engines.local.flow_intake import Taken
+from millstream.engines.local.flow_learning import LearnStage, Trainers
 from millstream.engines.local.flow_process_stage import ProcessStage, refuse_endless
 from millstream.engines.local.flow_stages import (
     LATE,
@@ -32,6 +33,7 @@ from millstream.engines.local.flow_versions import VersionStage
 from millstream.flows.branches import branches, source_at, sources
 from millstream.flows.event_time import inherited_time
 from millstream.flows.keyed import Process
+from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Plan
 from millstream.flows.watermark import (
@@ -132,9 +134,10 @@ class StagedStream:
         where: Path,
         failures: Failures,
         now_us: Callable[[], int],
+        trainers: Trainers,
     ) -> None:
         """Compile, and load the state that the last commit left."""
-        self._stages = _stages(plan, claim, where, failures, now_us)
+        self._stages = _stages(plan, claim, where, failures, now_us, trainers)
         self._times = _times_between(plan)
         self._heads = Heads(branches(plan), sources(plan), failures)
         self.late_schemas: Sequence[pa.Schema] = self._heads.schemas
@@ -305,7 +308,12 @@ def _then(advanced: Advanced, more: Advanced) -> Advanced:
 
 
 def _stages(
-    plan: Plan, claim: Claim, where: Path, failures: Failures, now_us: Callable[[], int]
+    plan: Plan,
+    claim: Claim,
+    where: Path,
+    failures: Failures,
+    now_us: Callable[[], int],
+    trainers: Trainers,
 ) -> list[Stage]:
     stateful = plan.stateful()
     ends = [*stateful, len(plan.steps)]
@@ -316,6 +324,9 @@ def _stages(
     for (at, step), end in zip(stateful.items(), ends[1:], strict=True):
         state = stages[-1].states.stop if stages else 0
         kind: type[ProcessStage | CountStage | AggregationStage]
+        if isinstance(step, Fit):
+            stages.append(LearnStage(plan, state, at, end, trainers=trainers, failures=failures))
+            continue
         if isinstance(step, Process):
             kind = ProcessStage
         else:

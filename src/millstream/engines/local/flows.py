@@ -8,6 +8,7 @@ from typing import Any
 
 from millstream.engines.local.batch import LocalBatch
 from millstream.engines.local.flow_lakes import lake_source
+from millstream.engines.local.flow_model_store import LocalModels
 from millstream.engines.local.flow_rows import gives_rows, is_table, rows_source
 from millstream.engines.local.flow_sources import file_source, table_source, topic_source
 from millstream.engines.local.flow_sql import sql_source
@@ -29,7 +30,9 @@ class LocalFlows:
     def __init__(self, log: LocalLog) -> None:
         """Bind flows to this machine's engines."""
         self._log = log
-        self.engines = FlowEngines(LocalBatch(log), LocalStream(log), str(log.store.path))
+        self.engines = FlowEngines(
+            LocalBatch(log), LocalStream(log), str(log.store.path), LocalModels(log.store)
+        )
 
     def read_topic(self, topic: str) -> Flow:
         """Return a flow of a topic's events. Raises UnknownTopic."""

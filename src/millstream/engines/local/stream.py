@@ -30,6 +30,7 @@ from millstream.engines.local.flow_files import (
 from millstream.engines.local.flow_intake import Intake, Intakes, TopicIntake, places
 from millstream.engines.local.flow_lake_intake import LakeIntake
 from millstream.engines.local.flow_lakes import lake_writer
+from millstream.engines.local.flow_learning import training
 from millstream.engines.local.flow_run import StreamRun
 from millstream.engines.local.flow_sql import table_writer
 from millstream.engines.local.flow_webhook import webhook_writer
@@ -86,16 +87,18 @@ class LocalStream:
                 self._intake(source, info, claim, at, bounded=until == "end")
                 for source, info in opened
             ]
-            run = StreamRun(
-                self._log,
-                plan,
-                claim,
-                Intakes(intakes),
-                batch_events=batch_events,
-                idle_us=idle_us,
-                table=table,
-            )
-            run.loop(stop=stop, progress=progress)
+            with training(self._log.store, plan, name) as trainers:
+                run = StreamRun(
+                    self._log,
+                    plan,
+                    claim,
+                    Intakes(intakes),
+                    batch_events=batch_events,
+                    idle_us=idle_us,
+                    table=table,
+                    trainers=trainers,
+                )
+                run.loop(stop=stop, progress=progress)
         finally:
             for intake in intakes:
                 intake.close()

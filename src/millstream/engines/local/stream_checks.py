@@ -52,7 +52,7 @@ def check_stream(plan: Plan) -> None:
             expected='mode="append" and no run=: a stream adds each row once by itself',
             next_step="leave them out, or run() the flow as a batch",
         )
-    if not plan.is_ended or (isinstance(sink, FileSink) and not sink.directory):
+    if not (plan.is_ended or plan.trained) or (isinstance(sink, FileSink) and not sink.directory):
         raise PlanError(
             "a stream has nowhere to put its output" if sink is None else sink.text(),
             where="write",

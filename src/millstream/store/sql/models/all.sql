@@ -1,0 +1,3 @@
+SELECT name, estimator, library, version, rows, waiting, unlabelled, incomplete, flow, owner, updated_us, figures
+FROM model
+ORDER BY name

@@ -1,0 +1,4 @@
+SELECT rows, checksum, data
+FROM model_log
+WHERE model_id = ?
+ORDER BY id

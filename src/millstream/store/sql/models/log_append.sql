@@ -1,0 +1,2 @@
+INSERT INTO model_log (model_id, rows, checksum, data)
+VALUES (?, ?, ?, ?)

@@ -1,0 +1,2 @@
+DELETE FROM model_log
+WHERE model_id = ?

@@ -1,0 +1,4 @@
+UPDATE model
+SET versions = versions + 1
+WHERE id = ?
+RETURNING versions

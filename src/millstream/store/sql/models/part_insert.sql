@@ -1,0 +1,2 @@
+INSERT INTO model_part (model_id, version, data)
+VALUES (?, ?, ?)

@@ -1,0 +1,3 @@
+UPDATE model
+SET owner = NULL
+WHERE id = :model_id AND epoch = :epoch

@@ -1,0 +1,3 @@
+SELECT revision
+FROM model
+WHERE id = ?

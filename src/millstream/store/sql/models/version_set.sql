@@ -1,0 +1,3 @@
+UPDATE model
+SET version = :version
+WHERE id = :model_id
