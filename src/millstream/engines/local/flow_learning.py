@@ -171,6 +171,8 @@ class Trainer:
         """Nothing more can come: learn what waits, and keep a version."""
         if self._waiting.targets:
             self._learn()
+            # Its rows may lie in a version already, as waiting ones.
+            self._keeps = True
         self.keep()
 
     def keep(self) -> None:
