@@ -48,10 +48,11 @@ class StreamEngine(Protocol):
         until: str | None,
         batch_events: int,
         idle_us: int | None,
+        shared: bool,
         stop: Stop | None,
         progress: ProgressListener | None,
     ) -> RunReport:
-        """Run from where the flow of that name has come to.
+        """Run from where the flow of that name has come to; ``shared`` with all others that share it.
 
         A partition without an event for ``idle_us`` holds no window open; when all are quiet, event time goes on with
         the clock. Whatever happens to the process, the next call continues as if nothing had happened. Raises

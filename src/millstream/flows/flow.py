@@ -390,6 +390,7 @@ class Flow(FlowLearning, FlowJoins, FlowQueries):
         until: str | None = None,
         batch_events: int = BATCH_EVENTS,
         idle: Duration | None = None,
+        shared: bool = False,
         stop: Stop | None = None,
         progress: ProgressListener | None = None,
     ) -> RunReport:
@@ -402,6 +403,9 @@ class Flow(FlowLearning, FlowJoins, FlowQueries):
         ``idle`` lets a stream without an end close windows while nothing comes: a partition that shows no event for so
         long does not hold them open, and when all are quiet, event time goes on with the clock from the last event. A
         replay of the same events may close windows elsewhere then; without it the clock has no say.
+
+        ``shared`` divides the flow by the partitions of its topics among all processes that stream it so; the rows are
+        the same however many they are. Raises PlanError unless each step with state has the topic's key among its keys.
 
         Raises PlanError, StepError, and Fenced when another process streams the flow.
         """
@@ -423,6 +427,7 @@ class Flow(FlowLearning, FlowJoins, FlowQueries):
             until=until,
             batch_events=batch_events,
             idle_us=idle_us,
+            shared=shared,
             stop=stop,
             progress=progress,
         )

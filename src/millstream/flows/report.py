@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -74,3 +74,28 @@ class RunReport:
                 )
         lines += [f"  model {name}: {figures}" for name, figures in self.models.items()]
         return "\n".join(lines)
+
+
+def merged(
+    flow: str, reports: Sequence[RunReport], *, started_us: int, duration_us: int
+) -> RunReport:
+    """Return the figures of several runs of one stream, each of a part of it; event time is where the last part is."""
+    delays = {phase: Histogram() for phase in PHASES}
+    for report in reports:
+        for phase, histogram in report.delays.items():
+            delays[phase].merge(histogram)
+    marks = [report.watermark_us for report in reports if report.watermark_us is not None]
+    return RunReport(
+        flow=flow,
+        mode="stream",
+        rows_in=sum(report.rows_in for report in reports),
+        rows_out=sum(report.rows_out for report in reports),
+        late=sum(report.late for report in reports),
+        untimed=sum(report.untimed for report in reports),
+        failed=sum(report.failed for report in reports),
+        batches=sum(report.batches for report in reports),
+        started_us=started_us,
+        duration_us=duration_us,
+        watermark_us=min(marks, default=None),
+        delays=delays,
+    )

@@ -283,14 +283,19 @@ def forget(store: Store, name: str, plan: Plan) -> None:
 
     def work(tx: Transaction) -> None:
         if tx.run("flows/delete", {"flow_id": flow_id, "epoch": epoch}):
-            tx.run("flows/positions_delete", (flow_id,))
-            tx.run("flows/state_delete", (flow_id,))
-            tx.run("flows/stages_delete", (flow_id,))
-            tx.run("flows/files_delete", (flow_id,))
-            tx.run("flows/inputs_delete", (flow_id,))
-            tx.run("flows/delivery_delete", (flow_id,))
+            drop_state(tx, flow_id)
 
     store.write(work)
+
+
+def drop_state(tx: Transaction, flow_id: int) -> None:
+    """Drop where a flow has come to and what it keeps."""
+    tx.run("flows/positions_delete", (flow_id,))
+    tx.run("flows/state_delete", (flow_id,))
+    tx.run("flows/stages_delete", (flow_id,))
+    tx.run("flows/files_delete", (flow_id,))
+    tx.run("flows/inputs_delete", (flow_id,))
+    tx.run("flows/delivery_delete", (flow_id,))
 
 
 def _or_null(time_us: int) -> int | None:

@@ -53,6 +53,7 @@ class FileIntake:
     """Where a stream reads files. Belongs to one thread."""
 
     topic_id = FILES_ID
+    partitions = 1
     channel = "files"
 
     def __init__(

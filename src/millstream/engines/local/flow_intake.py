@@ -18,6 +18,8 @@ import polars as pl
 from millstream.engines.local.flow_sources import event_frame
 from millstream.engines.local.log import LocalLog
 from millstream.log.definition import TopicInfo
+from millstream.log.partitioner import partitions_of
+from millstream.primitives.errors import StepError
 
 if TYPE_CHECKING:
     from millstream.engines.local.flow_file_intake import FileMark
@@ -42,6 +44,8 @@ class Intake(Protocol):
     """Where a stream reads one source. Belongs to one thread. Partitions are numbered from 0."""
 
     topic_id: int
+    partitions: int
+    """How many the source has; a stream that shares it reads only some of them."""
     channel: str
     next_offsets: dict[int, int]
 
@@ -67,6 +71,15 @@ class Intake(Protocol):
 
 
 @dataclass(frozen=True)
+class Share:
+    """The part of a stream's sources that one of its units reads: of each topic the partition of this number."""
+
+    unit: int
+    is_keyed: bool
+    """Whether each event must lie where its key says."""
+
+
+@dataclass(frozen=True)
 class _Ahead:
     frame: pl.DataFrame
     offsets: npt.NDArray[np.int64]
@@ -81,17 +94,26 @@ class TopicIntake:
     """A topic has no files."""
 
     def __init__(
-        self, log: LocalLog, info: TopicInfo, *, offsets: Mapping[int, int], bounded: bool
+        self,
+        log: LocalLog,
+        info: TopicInfo,
+        *,
+        offsets: Mapping[int, int],
+        bounded: bool,
+        share: Share | None = None,
     ) -> None:
         """Read from ``offsets``, elsewhere from the first event there is.
 
-        With ``bounded`` the ends are those of now, and later events are left for the next run.
+        With ``bounded`` the ends are those of now, and later events are left for the next run. With a ``share`` only
+        that partition is read.
         """
         self._log = log
         self._info = info
+        self._share = share
         self.topic_id = info.id
+        self.partitions = info.partitions
         self.channel = f"topic:{info.id}"
-        ends = dict(enumerate(log.ends(info)))
+        ends = self._all_ends()
         self._bounded_ends = {n: end for n, (_, end) in ends.items()} if bounded else None
         self.next_offsets = {n: offsets.get(n, first) for n, (first, _) in ends.items()}
         self._ahead: dict[int, _Ahead] = {}
@@ -105,7 +127,11 @@ class TopicIntake:
         """Return one past the last event of each partition, in a bounded run those of its beginning."""
         if self._bounded_ends is not None:
             return self._bounded_ends
-        return {n: end for n, (_, end) in enumerate(self._log.ends(self._info))}
+        return {n: end for n, (_, end) in self._all_ends().items()}
+
+    def _all_ends(self) -> dict[int, tuple[int, int]]:
+        ends = enumerate(self._log.ends(self._info))
+        return {n: both for n, both in ends if self._share is None or n == self._share.unit}
 
     def backlog(self, ends: Mapping[int, int]) -> int:
         """Return how many offsets are left to read."""
@@ -156,7 +182,10 @@ class TopicIntake:
         if batch is None:
             empty = np.empty(0, dtype=np.int64)
             return _Ahead(pl.DataFrame(), empty, empty, end)
-        return _Ahead(event_frame(batch), batch.offsets(), batch.appended_us(), batch.next_offset)
+        frame = event_frame(batch)
+        if self._share is not None and self._share.is_keyed:
+            refuse_strangers(self._info, number, frame, batch.offsets())
+        return _Ahead(frame, batch.offsets(), batch.appended_us(), batch.next_offset)
 
 
 class Intakes:
@@ -169,8 +198,8 @@ class Intakes:
         first = 0
         for intake in intakes:
             self._firsts.append(first)
-            first += len(intake.next_offsets)
-        self.places = places([(i.topic_id, len(i.next_offsets)) for i in intakes])
+            first += intake.partitions
+        self.places = places([(i.topic_id, i.partitions) for i in intakes])
         """The topic and the partition in it by the number of each partition."""
         self.channels = [intake.channel for intake in intakes]
         self.bounded = all(intake.bounded for intake in intakes)
@@ -223,3 +252,24 @@ class Intakes:
 def places(partitions: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Return (topic, partition) by the number of each partition; given are topics and how many each has."""
     return [(topic_id, number) for topic_id, count in partitions for number in range(count)]
+
+
+def refuse_strangers(
+    info: TopicInfo, number: int, frame: pl.DataFrame, offsets: npt.NDArray[np.int64]
+) -> None:
+    """Raise StepError for an event that does not lie where its key says: its unit would not meet it."""
+    assert info.key is not None, "a flow that is shared by a key reads topics with keys"
+    if info.partitions == 1:
+        return
+    homes = partitions_of(frame[info.key].to_arrow(), info.partitions)
+    strangers = np.flatnonzero(homes != number)
+    if strangers.size:
+        at = int(strangers[0])
+        raise StepError(
+            f"an event with the key {frame[info.key][at]!r} does not lie in the partition of its key",
+            where=f"topic {info.name!r}, partition {number}, offset {offsets[at]}",
+            expected="a key that is not null, appended without partition=: a shared flow keeps the state of a key "
+            "with its partition",
+            next_step="write the events to another topic, and share a flow that reads that; or stream this flow with "
+            "one process, under another name",
+        )

@@ -40,6 +40,7 @@ class LakeIntake:
     """Where a stream reads a table of a lake. Belongs to one thread."""
 
     topic_id = FILES_ID
+    partitions = 1
     channel = "files"
 
     def __init__(

@@ -88,6 +88,18 @@ class _Totals:
     batches: int = 0
 
 
+@dataclass(frozen=True)
+class Turn:
+    """What a stream did when it had its turn."""
+
+    is_busy: bool = False
+    """There were events, and there may be more."""
+    is_ended: bool = False
+    """A bounded run is at its end, and everything is closed."""
+    wait_s: float | None = None
+    """After so long there is something to do though no event comes; None if there is not."""
+
+
 class StreamRun:
     """A stream while it runs. Belongs to one thread."""
 
@@ -153,30 +165,56 @@ class StreamRun:
 
     def loop(self, *, stop: Stop | None, progress: ProgressListener | None) -> None:
         """Process micro-batches until the end, or until told to stop."""
-        rows_total = self._intake.backlog(self._intake.ends()) if self._intake.bounded else None
-        with self._log.store.waiter(*self._intake.channels) as waiter:
+        rows_total = self.backlog()
+        with self._log.store.waiter(*self.channels) as waiter:
             while not self._owes and (stop is None or not stop.is_set()):
                 waiter.arm()
-                ends = self._intake.ends()
-                taken = self._intake.take(self._batch_events, ends)
-                if taken:
-                    self._process(taken, ends)
-                    if progress is not None:
-                        progress(Progress(self._totals.rows_in, rows_total))
-                elif self._intake.bounded:
-                    self._close_all()
+                turn = self.turn()
+                if turn.is_ended:
                     break
-                else:
-                    waits = [
-                        self._pass_idle(ends),
-                        self._until_clock_s(),
-                        None if stop is None else STOP_CHECK_S,
-                    ]
+                if not turn.is_busy:
+                    waits = [turn.wait_s, None if stop is None else STOP_CHECK_S]
                     waiter.wait(min((wait for wait in waits if wait is not None), default=None))
-                if not self._intake.bounded and not self._owes:
-                    self._fire_clock()
+                elif progress is not None:
+                    progress(Progress(self._totals.rows_in, rows_total))
+                if not self._owes:
+                    self.fire_clock()
+        self.finish()
+
+    @property
+    def channels(self) -> list[str]:
+        """What is woken when there is more to read."""
+        return self._intake.channels
+
+    @property
+    def rows_in(self) -> int:
+        """How many rows were read so far."""
+        return self._totals.rows_in
+
+    def backlog(self) -> int | None:
+        """Return how many events a bounded run has left to read; None if that is not known."""
+        return self._intake.backlog(self._intake.ends()) if self._intake.bounded else None
+
+    def turn(self) -> Turn:
+        """Process one micro-batch; without events do what an idle stream does. A bounded run closes at its end."""
+        ends = self._intake.ends()
+        taken = self._intake.take(self._batch_events, ends)
+        if taken:
+            self._process(taken, ends)
+            return Turn(is_busy=True)
+        if self._intake.bounded:
+            self._close_all()
+            return Turn(is_ended=True)
+        waits = [self._pass_idle(ends), self._until_clock_s()]
+        return Turn(wait_s=min((wait for wait in waits if wait is not None), default=None))
+
+    def finish(self) -> None:
+        """Store what only the next commit would have stored."""
         self._keep_models()
-        self._record_published()
+        if self._published.count:
+            last = {"publish": self._published}
+            self._log.store.write(lambda tx: record_delays(tx, "stream", self._claim.name, last))
+            self._published = Histogram()
 
     @property
     def _owes(self) -> bool:
@@ -235,8 +273,10 @@ class StreamRun:
         due_us = self._compute.clock_due_us
         return None if due_us is None else max(due_us - self._clock.now_us(), 0) / 1e6
 
-    def _fire_clock(self) -> None:
-        """Call the timers of the clock that are due."""
+    def fire_clock(self) -> None:
+        """Call the timers of the clock that are due; the end of a bounded run calls all of them."""
+        if self._intake.bounded:
+            return
         due_us, now_us = self._compute.clock_due_us, self._clock.now_us()
         if due_us is not None and due_us <= now_us:
             with step_errors(f"flow {self._claim.name!r}"):
@@ -337,11 +377,6 @@ class StreamRun:
         totals.batches += 1
         for phase, histogram in delays.items():
             self._delays[phase].merge(histogram)
-
-    def _record_published(self) -> None:
-        if self._published.count:
-            last = {"publish": self._published}
-            self._log.store.write(lambda tx: record_delays(tx, "stream", self._claim.name, last))
 
     def report(self) -> RunReport:
         """Return the figures of the run."""

@@ -13,37 +13,22 @@ close a window, unless the stream was told what an idle partition is.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from itertools import islice
-
-from millstream.engines.local import flow_catalog
-from millstream.engines.local.flow_catalog import Claim
-from millstream.engines.local.flow_delivery import Delivery, Writer, refuse_undelivered
-from millstream.engines.local.flow_file_intake import FILES_ID, FileIntake
-from millstream.engines.local.flow_files import (
-    check_place,
-    drop_outgoing,
-    options_of,
-    outgoing_folder,
-    publish_all,
+from millstream.engines.local import flow_catalog, flow_units
+from millstream.engines.local.flow_files import check_place
+from millstream.engines.local.flow_open import (
+    OpenStream,
+    Settings,
+    numbered_places,
+    opened_sources,
+    resumed_table,
 )
-from millstream.engines.local.flow_intake import Intake, Intakes, TopicIntake, places
-from millstream.engines.local.flow_lake_intake import LakeIntake
-from millstream.engines.local.flow_lakes import lake_writer
-from millstream.engines.local.flow_learning import training
-from millstream.engines.local.flow_run import StreamRun
-from millstream.engines.local.flow_sql import table_writer
-from millstream.engines.local.flow_webhook import webhook_writer
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream_checks import check_stream
-from millstream.flows.branches import sources
+from millstream.engines.local.stream_shared import SharedStream
 from millstream.flows.contract import Stop
 from millstream.flows.fingerprint import fingerprint
-from millstream.flows.lakes import LakeSource
 from millstream.flows.plan import Plan
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import FileSource, Source, TopicSource
-from millstream.log.definition import TopicInfo
 
 
 class LocalStream:
@@ -66,103 +51,47 @@ class LocalStream:
         until: str | None,
         batch_events: int,
         idle_us: int | None,
+        shared: bool,
         stop: Stop | None,
         progress: ProgressListener | None,
     ) -> RunReport:
         """Run from where the flow of that name has come to; see ``StreamEngine``."""
         self.check_stream(plan)
-        opened = [self._opened(source) for source in sources(plan)]
-        known = places(
-            [(info.id, info.partitions) if info else (FILES_ID, 1) for _, info in opened]
-        )
-        claim = flow_catalog.claim(self._log.store, name, fingerprint(plan), known)
-        table: Writer | None = None
-        intakes: list[Intake] = []
-        try:
-            publish_all(claim.files, options_of(plan))
-            drop_outgoing(outgoing_folder(self._log.store.path, claim.flow_id))
-            table = self._resumed(plan, name, claim.delivery, stop)
-            at = iter(range(len(known)))
-            intakes += [
-                self._intake(source, info, claim, at, bounded=until == "end")
-                for source, info in opened
-            ]
-            with training(self._log.store, plan, name) as trainers:
-                run = StreamRun(
-                    self._log,
-                    plan,
-                    claim,
-                    Intakes(intakes),
-                    batch_events=batch_events,
-                    idle_us=idle_us,
-                    table=table,
-                    trainers=trainers,
-                )
-                run.loop(stop=stop, progress=progress)
-        finally:
-            for intake in intakes:
-                intake.close()
-            delivered = 0 if table is None else table.delivered
-            try:
-                if table is not None:
-                    table.close()
-            finally:
-                # After a crash of the process the next one finds that the owner is dead.
-                self._log.store.write(
-                    lambda tx: flow_catalog.release(tx, claim, delivered=delivered)
-                )
-        return run.report()
-
-    def _opened(self, source: Source) -> tuple[Source, TopicInfo | None]:
-        return source, self._log.topic(source.topic) if isinstance(source, TopicSource) else None
-
-    def _intake(
-        self,
-        source: Source,
-        info: TopicInfo | None,
-        claim: Claim,
-        numbers: Iterator[int],
-        *,
-        bounded: bool,
-    ) -> Intake:
-        """Return where a source is read; ``numbers`` are those of the partitions that come next."""
-        if info is None:
-            number = next(numbers)
-            if isinstance(source, LakeSource):
-                at = claim.positions.get(number)
-                first = 0 if at is None else at.next_offset
-                return LakeIntake(source, claim.inputs, bounded=bounded, next_offset=first)
-            assert isinstance(source, FileSource), "tables were refused"
-            return FileIntake(source, claim.inputs, bounded=bounded, clock=self._log.store.clock)
-        offsets = {
-            partition: claim.positions[number].next_offset
-            for partition, number in enumerate(islice(numbers, info.partitions))
-            if number in claim.positions
-        }
-        return TopicIntake(self._log, info, offsets=offsets, bounded=bounded)
-
-    def _resumed(
-        self, plan: Plan, name: str, delivery: Delivery | None, stop: Stop | None = None
-    ) -> Writer | None:
-        """Connect to the table or webhook that the plan ends in, if any, and deliver what the last commit has."""
-        store = flow_catalog.store_identity(self._log.store)
-        table: Writer | None = table_writer(plan, store=store, flow=name)
-        table = table or lake_writer(plan, store=store, flow=name)
-        table = table or webhook_writer(self._log, plan, store=store, flow=name, stop=stop)
-        if table is None:
-            refuse_undelivered(delivery)
-            return None
-        try:
-            table.resume(delivery)
-        except BaseException:
-            table.close()
-            raise
-        return table
+        opened = opened_sources(self._log, plan)
+        settings = Settings(name, batch_events, idle_us, bounded=until == "end", stop=stop)
+        flow_id = flow_units.flow_id_of(self._log.store, name)
+        if flow_id is None and not shared:
+            claim = flow_catalog.claim(
+                self._log.store, name, fingerprint(plan), numbered_places(opened)
+            )
+            # Others may have divided it in between; now that it is claimed they cannot.
+            flow_id = flow_units.flow_id_of(self._log.store, name)
+            if flow_id is None:
+                stream = OpenStream(self._log, plan, opened, claim, settings)
+                try:
+                    stream.run.loop(stop=stop, progress=progress)
+                finally:
+                    stream.close()
+                return stream.run.report()
+            self._log.store.write(lambda tx: flow_catalog.release(tx, claim))
+        if flow_id is not None and not shared:
+            flow_units.refuse_shared(self._log.store, name, flow_id)
+        return SharedStream(self._log, plan, opened, settings).loop(stop=stop, progress=progress)
 
     def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and state of a flow; its output stays. Raises Fenced while it runs."""
-        flow_catalog.refuse_running(self._log.store, name)
-        delivery = flow_catalog.undelivered(self._log.store, name)
-        if delivery is not None and (table := self._resumed(plan, name, delivery)) is not None:
-            table.close()
-        flow_catalog.forget(self._log.store, name, plan)
+        store = self._log.store
+        flow_id = flow_units.flow_id_of(store, name)
+        units = [] if flow_id is None else flow_units.units_of(store, flow_id)
+        if flow_id is not None:
+            flow_units.refuse_shared(store, name, flow_id)
+        for each in [*(unit.name for unit in units), name]:
+            flow_catalog.refuse_running(store, each)
+            delivery = flow_catalog.undelivered(store, each)
+            if delivery is not None:
+                table = resumed_table(self._log, plan, each, delivery)
+                if table is not None:
+                    table.close()
+        if flow_id is not None:
+            flow_units.forget_units(store, flow_id, plan)
+        flow_catalog.forget(store, name, plan)

@@ -1,0 +1,2 @@
+DELETE FROM flow_member
+WHERE member = ?

@@ -1,0 +1,2 @@
+INSERT INTO flow_member (flow_id, member, process)
+VALUES (?, ?, ?)

@@ -1,0 +1,4 @@
+SELECT member, process
+FROM flow_member
+WHERE flow_id = ?
+ORDER BY number

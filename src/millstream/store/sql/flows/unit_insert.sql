@@ -1,0 +1,2 @@
+INSERT INTO flow_unit (unit_id, flow_id, number)
+VALUES (?, ?, ?)

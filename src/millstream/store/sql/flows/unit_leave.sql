@@ -1,0 +1,3 @@
+UPDATE flow_unit
+SET member = NULL, ended = ?
+WHERE unit_id = ? AND member = ?

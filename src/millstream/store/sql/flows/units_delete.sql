@@ -1,0 +1,2 @@
+DELETE FROM flow_unit
+WHERE flow_id = ?
