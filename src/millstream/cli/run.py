@@ -9,12 +9,15 @@ from millstream.cli.flow_session import opened_flow, shown_progress
 
 @click.command()
 @click.argument("flow", metavar="MODULE:FLOW")
-def run(flow: str) -> None:
+@click.option(
+    "--memory", metavar="SIZE", help="What steps hold beyond it goes to disk: 500MB, 2GiB."
+)
+def run(flow: str, memory: str | None) -> None:
     """Run a flow as a batch: all there is now, to its end. The output appears whole or not at all.
 
     MODULE:FLOW names a flow in a module, or a function without arguments that returns one. Shows a progress bar on a
     terminal, and the report when it is done.
     """
     with opened_flow(flow) as found, shown_progress(found.name) as progress:
-        report = found.run(progress=progress)
+        report = found.run(progress=progress, memory=memory)
     click.echo(str(report))

@@ -26,11 +26,18 @@ class BatchEngine(Protocol):
         """Raise PlanError for a step that this engine cannot run as a batch."""
 
     def run(
-        self, plan: Plan, *, name: str, collect: bool, progress: ProgressListener | None
+        self,
+        plan: Plan,
+        *,
+        name: str,
+        collect: bool,
+        progress: ProgressListener | None,
+        memory_bytes: int | None = None,
     ) -> RunReport:
         """Run to the end of what is there now. The output appears whole or not at all.
 
-        With ``collect`` the output is in the report's ``table`` and the plan's sink is not used. Raises StepError.
+        With ``collect`` the output is in the report's ``table`` and the plan's sink is not used. What steps hold beyond
+        ``memory_bytes`` goes to disk. Raises StepError.
         """
 
 

@@ -27,7 +27,7 @@ from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.keyed import Keyed
 from millstream.flows.kinds import LiteralValue, widened_schema
 from millstream.flows.lakes import LakeSink, LakeTable, lake_sink
-from millstream.flows.limits import BATCH_EVENTS
+from millstream.flows.limits import BATCH_EVENTS, memory_bytes
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.places import refuse_options
 from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
@@ -54,6 +54,7 @@ from millstream.flows.windows import CountWindow, Windows
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import SchemaLike, to_arrow_schema
+from millstream.primitives.size import Size
 
 
 class Named(Protocol):
@@ -368,14 +369,21 @@ class Flow(FlowLearning, FlowJoins, FlowQueries):
         """Return the plan as text: source, steps with the columns they give, and sink."""
         return explain(self.plan, name=self.name)
 
-    def run(self, *, progress: ProgressListener | None = None) -> RunReport:
+    def run(
+        self, *, progress: ProgressListener | None = None, memory: Size | None = None
+    ) -> RunReport:
         """Run as a batch: all there is now, to its end. The output appears whole or not at all.
 
-        Without a sink the output is in the report's ``table``. Raises PlanError and StepError.
+        Without a sink the output is in the report's ``table``. ``memory="2GiB"`` is what the steps may hold: what they
+        sort, group and join by beyond it goes to disk. Raises PlanError and StepError.
         """
         self.engines.batch.check_batch(self.plan)
         return self.engines.batch.run(
-            self.plan, name=self.name, collect=not self.plan.is_ended, progress=progress
+            self.plan,
+            name=self.name,
+            collect=not self.plan.is_ended,
+            progress=progress,
+            memory_bytes=None if memory is None else memory_bytes(memory),
         )
 
     def collect(self) -> pa.Table:

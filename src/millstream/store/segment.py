@@ -15,8 +15,10 @@ from __future__ import annotations
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 import pyarrow as pa
@@ -47,9 +49,12 @@ class Placement:
 class SegmentWriter:
     """The tail of one partition for one process. Thread-safe."""
 
-    def __init__(self, store: Store, partition_id: int) -> None:
-        """Nothing is made before the first frame."""
+    def __init__(
+        self, store: Store, partition_id: int, sealed: Callable[[int], None] | None = None
+    ) -> None:
+        """Nothing is made before the first frame. ``sealed`` notes that a segment is, unless that is done at once."""
         self._store = store
+        self._sealed = sealed or partial(note_sealed, store)
         self._partition_id = partition_id
         self._lock = threading.Lock()
         self._descriptor = -1
@@ -127,9 +132,7 @@ class SegmentWriter:
         os.close(self._descriptor)
         self._descriptor = -1
         segment_id = self._segment_id
-        self._store.write(
-            lambda tx: tx.run("log/segment_seal", (segment_id,)), durability=Durability.PROCESS
-        )
+        self._sealed(segment_id)
 
     def _sync_file(self) -> None:
         try:
@@ -151,6 +154,12 @@ class SegmentWriter:
                 return
 
 
+def note_sealed(store: Store, *segment_ids: int) -> None:
+    """Note in the catalog that nothing more comes into segments."""
+    rows = [(segment_id,) for segment_id in segment_ids]
+    store.write(lambda tx: tx.many("log/segment_seal", rows), durability=Durability.PROCESS)
+
+
 class SegmentWriters:
     """The writers of one process, by partition. Thread-safe."""
 
@@ -159,6 +168,9 @@ class SegmentWriters:
         self._store = store
         self._writers: dict[int, SegmentWriter] = {}
         self._lock = threading.Lock()
+        self._sealing = threading.Lock()
+        self._holds = 0
+        self._held: list[int] = []
 
     def of(self, partition_id: int) -> SegmentWriter:
         """Return the writer of a partition."""
@@ -166,9 +178,36 @@ class SegmentWriters:
         if writer is None:
             with self._lock:
                 writer = self._writers.setdefault(
-                    partition_id, SegmentWriter(self._store, partition_id)
+                    partition_id, SegmentWriter(self._store, partition_id, self._seal)
                 )
         return writer
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Keep segments that are full from being sealed meanwhile.
+
+        Of a sealed segment in which no frame lies nothing is needed, and it is removed; what was written into several
+        segments and is committed at the end, as one, has no frame until then.
+        """
+        with self._sealing:
+            self._holds += 1
+        try:
+            yield
+        finally:
+            with self._sealing:
+                self._holds -= 1
+                free = [] if self._holds else self._held
+                if free:
+                    self._held = []
+            if free:
+                note_sealed(self._store, *free)
+
+    def _seal(self, segment_id: int) -> None:
+        with self._sealing:
+            if self._holds:
+                self._held.append(segment_id)
+                return
+        note_sealed(self._store, segment_id)
 
     def drop(self, partition_ids: Sequence[int]) -> None:
         """Close the writers of partitions that are deleted."""

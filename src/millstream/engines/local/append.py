@@ -243,7 +243,10 @@ def stage(
     reach("append.staged")
     return Staged(
         info,
-        tuple(parts),
+        tuple(
+            part if placement is None else part.written()
+            for part, placement in zip(parts, placements, strict=True)
+        ),
         tuple(placements),
         tuple(stamps) if stamps is not None else (None,) * len(parts),
         store.path,

@@ -7,7 +7,9 @@ renamed when it is complete. A crash at any other moment leaves the output as it
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import polars as pl
 import pyarrow as pa
@@ -24,8 +26,10 @@ from millstream.engines.local.flow_files import check_place, outgoing_of_batch, 
 from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_lakes import owner_of, write_lake
 from millstream.engines.local.flow_learning import Trainers, fitted, training
+from millstream.engines.local.flow_memory import SpilledRows, memory_limit
 from millstream.engines.local.flow_process_stage import processed
 from millstream.engines.local.flow_sinks import (
+    Rows,
     commit_staged,
     open_dead_letters,
     open_topic,
@@ -44,7 +48,7 @@ from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Aggregation, Plan, Stateful
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import FileSink, TopicSink
+from millstream.flows.source import FileSink, Sink, TopicSink
 from millstream.flows.sql import SqlSink
 from millstream.flows.webhook import WebhookSink
 from millstream.log.definition import TopicInfo
@@ -68,18 +72,34 @@ class LocalBatch:
         check_place(plan)
 
     def run(
-        self, plan: Plan, *, name: str, collect: bool, progress: ProgressListener | None
+        self,
+        plan: Plan,
+        *,
+        name: str,
+        collect: bool,
+        progress: ProgressListener | None,
+        memory_bytes: int | None = None,
     ) -> RunReport:
         """Run to the end of what is there now; see ``BatchEngine``."""
-        with training(self._log.store, plan, name) as trainers:
-            run = _BatchRun(self._log, plan, name, trainers, collect=collect, progress=progress)
+        with (
+            training(self._log.store, plan, name) as trainers,
+            memory_limit(memory_bytes, self._log.store) as spill,
+        ):
+            run = _BatchRun(
+                self._log, plan, name, trainers, collect=collect, progress=progress, spill=spill
+            )
             return run.run()
 
 
 @dataclass
 class _Written:
     rows: int
+    computed_s: float
+    """When it was computed, by the monotonic clock."""
     table: pa.Table | None = None
+    outputs: list[tuple[TopicInfo, Rows]] = field(default_factory=list)
+    """What is for topics, to be committed."""
+    messages: list[TaskMessage] = field(default_factory=list)
 
 
 class _BatchRun:
@@ -92,8 +112,12 @@ class _BatchRun:
         *,
         collect: bool,
         progress: ProgressListener | None,
+        spill: Path | None = None,
     ) -> None:
         self._log = log
+        self._spill = spill
+        self._undone = ExitStack()
+        """Removes what is needed only while it runs."""
         self._clock = log.store.clock
         self._plan = plan
         self._name = name
@@ -104,9 +128,11 @@ class _BatchRun:
         self._trainers = trainers
 
     def run(self) -> RunReport:
+        with self._undone:
+            return self._ran()
+
+    def _ran(self) -> RunReport:
         sink = None if self._collect else self._plan.sink
-        calls = None if self._collect else self._plan.calls
-        messages: list[TaskMessage] = []
         topic = (
             open_topic(self._log, sink, self._plan.schema) if isinstance(sink, TopicSink) else None
         )
@@ -114,39 +140,20 @@ class _BatchRun:
         started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
         with step_errors(f"flow {self._name!r}"):
             frame = self._computed(self._plan, started_us)
-            if isinstance(sink, FileSink):
-                # A file is written while it is computed, so its publishing is part of the processing.
-                with outgoing_of_batch(sink) as outgoing:
-                    identity = new_id(self._clock)
-                    file, rows = write_file(sink, frame, identity, outgoing=outgoing)
-                    file.publish(replaces=not sink.directory)
-                written = _Written(rows)
-                computed_s = self._clock.monotonic_s()
-            elif isinstance(sink, LakeSink):
-                owner = owner_of(store_identity(self._log.store), self._name)
-                written = _Written(write_lake(sink, frame, self._plan.schema, owner=owner))
-                computed_s = self._clock.monotonic_s()
-            elif isinstance(sink, SqlSink):
-                written = _Written(write_table(sink, frame, self._plan.schema))
-                computed_s = self._clock.monotonic_s()
-            else:
-                table = to_arrow(frame.collect(engine="streaming"), self._plan.schema)
-                if isinstance(sink, WebhookSink):
-                    dead = dead or open_refused(self._log, sink, self._name)
-                    post_all(self._log, sink, table, flow=self._name, failures=self._failures)
-                computed_s = self._clock.monotonic_s()
-                messages = calls_of(calls, table, self._clock.now_us())
-                written = _Written(table.num_rows, table if self._collect else None)
+            written = self._written(sink, topic, frame)
+            if isinstance(sink, WebhookSink):
+                dead = dead or open_refused(self._log, sink, self._name)
+        computed_s = written.computed_s
         reach("flow.batch_computed")
         delays = {
             "source_wait": self._figures.source_wait,
             "start_wait": self._figures.start_wait,
             "process": _lasted(computed_s - started_s, self._figures.rows_in),
         }
-        outputs = [] if topic is None else [(topic, table)]
+        outputs = written.outputs
         if dead is not None and (letters := self._failures.take()) is not None:
             outputs.append((dead, letters))
-        self._commit(outputs, messages, delays)
+        self._commit(outputs, written.messages, delays)
         reach("flow.batch_committed")
         ended_s = self._clock.monotonic_s()
         published = {"publish": _lasted(ended_s - computed_s, self._figures.rows_in)}
@@ -168,9 +175,41 @@ class _BatchRun:
             models=self._trainers.figures,
         )
 
+    def _written(self, sink: Sink | None, topic: TopicInfo | None, frame: pl.LazyFrame) -> _Written:
+        """Compute the output and write it, or return what is to be committed of it."""
+        schema, now_s = self._plan.schema, self._clock.monotonic_s
+        if isinstance(sink, FileSink):
+            # A file is written while it is computed, so its publishing is part of the processing.
+            with outgoing_of_batch(sink) as outgoing:
+                file, rows = write_file(sink, frame, new_id(self._clock), outgoing=outgoing)
+                file.publish(replaces=not sink.directory)
+            return _Written(rows, now_s())
+        if isinstance(sink, LakeSink):
+            owner = owner_of(store_identity(self._log.store), self._name)
+            return _Written(write_lake(sink, frame, schema, owner=owner), now_s())
+        if isinstance(sink, SqlSink):
+            return _Written(write_table(sink, frame, schema), now_s())
+        if topic is not None and self._spill is not None and self._plan.calls is None:
+            path = self._spill / f"{new_id(self._clock)}.arrow"
+            spilled = SpilledRows.of(frame, schema, path)
+            self._undone.callback(path.unlink, missing_ok=True)
+            return _Written(spilled.rows, now_s(), outputs=[(topic, spilled)])
+        table = to_arrow(frame.collect(engine="streaming"), schema)
+        if isinstance(sink, WebhookSink):
+            post_all(self._log, sink, table, flow=self._name, failures=self._failures)
+        computed_s = now_s()
+        calls = None if self._collect else self._plan.calls
+        return _Written(
+            table.num_rows,
+            computed_s,
+            table if self._collect else None,
+            outputs=[] if topic is None else [(topic, table)],
+            messages=calls_of(calls, table, self._clock.now_us()),
+        )
+
     def _commit(
         self,
-        outputs: Sequence[tuple[TopicInfo, pa.Table]],
+        outputs: Sequence[tuple[TopicInfo, Rows]],
         messages: list[TaskMessage],
         delays: Mapping[str, Histogram],
     ) -> None:
@@ -288,6 +327,8 @@ class _BatchRun:
         self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame
     ) -> pl.LazyFrame:
         kernel = GroupKernel(step, schema, where=f"step {index + 1}, {step.name}")
+        if kernel.kind is None and self._spill is not None:
+            return kernel.final_lazy(kernel.partial(frame))
         states = kernel.partial(frame).collect(engine="streaming")
         if kernel.kind is not None:
             is_timed = pl.col(kernel.kind.time).is_not_null()

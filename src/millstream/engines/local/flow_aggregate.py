@@ -92,12 +92,7 @@ class GroupKernel:
 
     def final(self, states: pl.DataFrame, *, is_closed: bool = True) -> pl.DataFrame:
         """Return the output rows of groups, each in one row, sorted by window and keys, nulls first."""
-        columns = [*self._bounds]
-        if self._emits_early:
-            columns.append(pl.lit(is_closed).alias(WINDOW_CLOSED))
-        columns += [pl.col(key) for key in self.keys]
-        for name, kernel in zip(self._names, self._kernels, strict=True):
-            columns.append(kernel.final.cast(dtype(self.output.field(name).type)).alias(name))
+        columns = self._columns(is_closed=is_closed)
         try:
             frame = states.select(columns)
         except pl.exceptions.InvalidOperationError as error:
@@ -107,8 +102,25 @@ class GroupKernel:
                 expected="a sum between -2^63 and 2^63 - 1",
                 next_step="sum the column as float: ms.sum(ms.col(…).cast(float))",
             ) from error
-        order = [WINDOW_START, WINDOW_END, *self.keys] if self._bounds else self.keys
+        order = self._order()
         return frame.sort(order, nulls_last=False) if order else frame
+
+    def final_lazy(self, states: pl.LazyFrame) -> pl.LazyFrame:
+        """Return the same as it is computed, for groups that may be more than memory holds."""
+        frame, order = states.select(self._columns(is_closed=True)), self._order()
+        return frame.sort(order, nulls_last=False) if order else frame
+
+    def _order(self) -> list[str]:
+        return [WINDOW_START, WINDOW_END, *self.keys] if self._bounds else self.keys
+
+    def _columns(self, *, is_closed: bool) -> list[pl.Expr]:
+        columns = [*self._bounds]
+        if self._emits_early:
+            columns.append(pl.lit(is_closed).alias(WINDOW_CLOSED))
+        columns += [pl.col(key) for key in self.keys]
+        for name, kernel in zip(self._names, self._kernels, strict=True):
+            columns.append(kernel.final.cast(dtype(self.output.field(name).type)).alias(name))
+        return columns
 
 
 def _bounds(aggregation: Aggregation, kind: WindowKind | None) -> list[pl.Expr]:

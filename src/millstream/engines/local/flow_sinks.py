@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
-from typing import Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeAlias, TypeVar
 
 import pyarrow as pa
 
@@ -88,9 +88,13 @@ def _refuse_other_columns(info: TopicInfo, schema: pa.Schema) -> None:
         )
 
 
+Rows: TypeAlias = pa.Table | Iterable[pa.Table]
+"""Rows for a topic: a table, or several, one after the other, that can be looked at again."""
+
+
 def commit_staged(
     log: LocalLog,
-    outputs: Sequence[tuple[TopicInfo, pa.Table]],
+    outputs: Sequence[tuple[TopicInfo, Rows]],
     work: StagedWork[T],
     *,
     durability: Durability | None = None,
@@ -99,10 +103,21 @@ def commit_staged(
 
     A segment may be removed between the two, when a partition lost its last event: then both are done again.
     """
+    with log.store.segments.held():
+        return _staged(log, outputs, work, durability)
+
+
+def _staged(
+    log: LocalLog,
+    outputs: Sequence[tuple[TopicInfo, Rows]],
+    work: StagedWork[T],
+    durability: Durability | None,
+) -> T:
     for _ in range(STAGE_ATTEMPTS_MAX):
         staged = [
             log.stage(info, table, durability=durability)
-            for info, table in outputs
+            for info, rows in outputs
+            for table in ([rows] if isinstance(rows, pa.Table) else rows)
             if table.num_rows
         ]
         reach("flow.staged")

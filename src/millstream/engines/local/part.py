@@ -60,6 +60,10 @@ class Part:
             self._frame = self.rows.frame()
         return self._frame
 
+    def written(self) -> Part:
+        """Return what the catalog has to know of it, once its bytes are in a segment."""
+        return Part(self.partition, self.frame._replace(buffers=()))
+
     @property
     def size_bytes(self) -> int:
         """The bytes of the frame; of rows, those that it has if it is made of them alone."""

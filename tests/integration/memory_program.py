@@ -1,0 +1,40 @@
+"""Runs a flow over files in a process of its own, and tells its rows and the peak of its memory."""
+
+from __future__ import annotations
+
+import json
+import resource
+import sys
+from pathlib import Path
+
+import polars as pl
+
+import millstream as ms
+
+
+def peak_mib() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def main(place: str, numbers: str, what: str, sink: str, memory: str) -> None:
+    folder = Path(place)
+    folder.mkdir()
+    with ms.App("memory", store=folder / "s.mill", durability="process") as app:
+        rows = app.read(f"{numbers}/*.parquet")
+        flow = {
+            "group": lambda: rows.group_by("k").agg(n=ms.count(), v=ms.sum("v")),
+            "sort": lambda: rows.sort("k"),
+            "filter": lambda: rows.filter(ms.col("v") >= 0),
+        }[what]()
+        target = "out" if sink == "topic" else str(folder / "out.parquet")
+        before = peak_mib()
+        report = flow.write(target).run(memory=memory or None)
+        held = peak_mib() - before
+        result = app.read(target).select("k", "v").agg(k=ms.sum("k"), v=ms.sum("v"))
+        [sums] = result.collect().to_pylist()
+    told = {"rows": report.rows_out, "sums": sums, "held_mib": held, "polars": pl.__version__}
+    sys.stdout.write(json.dumps(told))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
