@@ -17,12 +17,12 @@ import pyarrow as pa
 from millstream.flows.aggregate import Aggregate
 from millstream.flows.contract import FlowEngines, Stop, collected
 from millstream.flows.emission import Emission, emission_of
-from millstream.flows.explain import explain
 from millstream.flows.expression import Expression, as_expression
 from millstream.flows.flow_joins import FlowJoins, names_of
 from millstream.flows.flow_keyed import KeyedFlow
 from millstream.flows.flow_learning import FlowLearning
 from millstream.flows.flow_query import FlowQueries
+from millstream.flows.flow_views import FlowViews
 from millstream.flows.grouped import GroupedFlow, WindowedFlow
 from millstream.flows.keyed import Keyed
 from millstream.flows.kinds import LiteralValue, widened_schema
@@ -73,7 +73,7 @@ class Callee(Protocol):
 
 
 @dataclass(frozen=True)
-class Flow(FlowLearning, FlowJoins, FlowQueries):
+class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
     """A plan and the engines that can run it. Immutable; may be used by several threads."""
 
     plan: Plan
@@ -364,10 +364,6 @@ class Flow(FlowLearning, FlowJoins, FlowQueries):
             )
         calls = calls_of_rows(call.row_calls(), self.schema, task_id=task_id, where=where)
         return self._ended(replace(self.plan, calls=calls), where)
-
-    def explain(self) -> str:
-        """Return the plan as text: source, steps with the columns they give, and sink."""
-        return explain(self.plan, name=self.name)
 
     def run(
         self, *, progress: ProgressListener | None = None, memory: Size | None = None

@@ -1,0 +1,33 @@
+"""Looking at a plan: the part of ``Flow`` that shows what it will do, as text and as a drawing."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+from millstream.flows.explain import explain
+from millstream.flows.plan import Plan
+from millstream.flows.plot import FlowPlot, plot
+
+
+class FlowViews(ABC):
+    """What a flow shows of itself."""
+
+    plan: Plan
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The name of the flow."""
+
+    def explain(self) -> str:
+        """Return the plan as text: source, steps with the columns they give, and sink."""
+        return explain(self.plan, name=self.name)
+
+    def plot(self) -> FlowPlot:
+        """Return the plan as a drawing (SVG): ``.svg`` is its text, ``.save(path)`` writes it, a notebook shows it."""
+        return plot(self.plan, name=self.name)
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
+        """Show the plan in a notebook: as a drawing, and as text where there are none."""
+        del include, exclude
+        return {"image/svg+xml": self.plot().svg, "text/plain": self.explain()}

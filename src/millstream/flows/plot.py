@@ -1,0 +1,192 @@
+"""A plan as a drawing: a box for each source, step and sink, from top to bottom, as SVG.
+
+[read clicks]   [read views]      a plan is a tree whose root is the sink: each subtree takes the width it needs,
+       \\         /               and a box stands in the middle above or below what it is joined with
+      [join_interval]
+             |
+          [write]
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from xml.sax.saxutils import escape
+
+import pyarrow as pa
+
+from millstream.flows.keyed import Process
+from millstream.flows.learning import Fit
+from millstream.flows.merging import JoinSource, UnionSource
+from millstream.flows.plan import Aggregation, Plan
+from millstream.flows.steps import Step
+from millstream.primitives.schema import describe
+
+LINE_CHARACTERS_MAX: Final = 50
+"""A longer line of a box is cut; the whole of it is in the box's title, which browsers show under the pointer."""
+
+_WIDTH: Final = 370
+_HEIGHT: Final = 50
+_GAP: Final = 28
+_MARGIN: Final = 16
+_PADDING: Final = 10
+
+_COLORS: Final = {
+    "source": ("#e6f1fb", "#2b6ca3"),
+    "step": ("#f6f6f4", "#7a7a75"),
+    "state": ("#fdf1dd", "#b5771a"),
+    "sink": ("#e7f5ea", "#2f8048"),
+}
+
+
+@dataclass(frozen=True)
+class _Box:
+    """What is drawn of one part of a plan, and of what it gets its rows."""
+
+    kind: str
+    title: str
+    detail: str
+    below: tuple[_Box, ...] = ()
+
+    @property
+    def depth(self) -> int:
+        """How many boxes lie one behind the other, from the farthest source to this."""
+        return 1 + max((box.depth for box in self.below), default=0)
+
+    @property
+    def width(self) -> int:
+        """How wide it is with all that is before it."""
+        inner = sum(box.width for box in self.below) + _GAP * max(len(self.below) - 1, 0)
+        return max(_WIDTH, inner)
+
+
+@dataclass(frozen=True)
+class FlowPlot:
+    """A drawing of a flow. A notebook shows it; ``svg`` is its text, which needs no other file."""
+
+    svg: str
+
+    def save(self, path: str | Path) -> Path:
+        """Write the SVG as UTF-8 to a file, replacing one that is there; return its path. Raises OSError."""
+        target = Path(path)
+        target.write_text(self.svg, encoding="utf-8")
+        return target
+
+    def _repr_svg_(self) -> str:
+        return self.svg
+
+
+def plot(plan: Plan, *, name: str) -> FlowPlot:
+    """Return the drawing of a plan: sources at the top, the sink at the bottom, what keeps state in a colour."""
+    root = _ended(plan)
+    width = root.width + 2 * _MARGIN
+    height = root.depth * (_HEIGHT + _GAP) - _GAP + 2 * _MARGIN
+    lines = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
+        f'viewBox="0 0 {width} {height}" font-family="sans-serif" role="img">',
+        f"<title>{_escaped(f'flow {name}')}</title>",
+        f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
+        *_drawn(root, _MARGIN, root.depth - 1),
+        "</svg>",
+    ]
+    return FlowPlot("\n".join(lines))
+
+
+def _ended(plan: Plan) -> _Box:
+    box = _boxes(plan)
+    for verb, sink in (("write", plan.sink), ("enqueue", plan.calls)):
+        if sink is not None:
+            box = _Box("sink", verb, sink.text(), (box,))
+    return box
+
+
+def _boxes(plan: Plan) -> _Box:
+    """Return the box of the last step, with all before it."""
+    schemas = plan.schemas()
+    match plan.source:
+        case UnionSource(plans=plans):
+            box = _Box("step", "union", _columns(schemas[0]), tuple(map(_boxes, plans)))
+        case JoinSource(left=left, right=right) as join:
+            detail = join.summary().removeprefix(join.name)[1:-1]
+            box = _Box("state", join.name, detail, (_boxes(left), _boxes(right)))
+        case source:
+            box = _Box("source", f"read {source.text()}", _columns(schemas[0]))
+    for number, step in enumerate(plan.steps, start=1):
+        box = _step(number, step, box)
+    return box
+
+
+def _step(number: int, step: Step, before: _Box) -> _Box:
+    if isinstance(step, Aggregation):
+        if step.window is not None:
+            box = _Box("state", f"{number}  window", _inner(step.window.text()), (before,))
+            grouping = step.text().removeprefix(f"{step.window.text()}.")
+            return _Box("state", _verb(number, step), grouping, (box,))
+        return _Box("state", _verb(number, step), step.text(), (before,))
+    kind = "state" if isinstance(step, Process | Fit) else "step"
+    text = step.text()
+    detail = _inner(text) if text.startswith(f"{step.name}(") else text
+    return _Box(kind, f"{number}  {step.name}", detail, (before,))
+
+
+def _verb(number: int, step: Aggregation) -> str:
+    return f"{number}  {'aggregate' if step.aggregates else 'distinct'}"
+
+
+def _inner(text: str) -> str:
+    """Return what stands in the brackets of a call."""
+    return text.partition("(")[2].removesuffix(")")
+
+
+def _columns(schema: pa.Schema) -> str:
+    return describe(schema)
+
+
+def _drawn(box: _Box, left: float, row: int) -> Iterator[str]:
+    """Yield the lines of a box in a row, below all that is before it; its subtree begins at ``left``."""
+    middle = left + box.width / 2
+    top = _MARGIN + row * (_HEIGHT + _GAP)
+    inner = sum(part.width for part in box.below) + _GAP * max(len(box.below) - 1, 0)
+    at = left + (box.width - inner) / 2
+    for part in box.below:
+        yield from _drawn(part, at, row - 1)
+        yield from _edge(at + part.width / 2, top - _GAP, middle, top)
+        at += part.width + _GAP
+    fill, stroke = _COLORS[box.kind]
+    x = middle - _WIDTH / 2
+    yield "<g>"
+    yield f"<title>{_escaped(f'{box.title}: {box.detail}')}</title>"
+    yield (
+        f'<rect x="{x:g}" y="{top}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" '
+        f'fill="{fill}" stroke="{stroke}"/>'
+    )
+    yield (
+        f'<text x="{x + _PADDING:g}" y="{top + 20}" font-size="13" font-weight="bold" '
+        f'fill="#222222">{_escaped(_short(box.title, LINE_CHARACTERS_MAX - 6))}</text>'
+    )
+    yield (
+        f'<text x="{x + _PADDING:g}" y="{top + 38}" font-size="11" fill="#444444">'
+        f"{_escaped(_short(box.detail, LINE_CHARACTERS_MAX))}</text>"
+    )
+    yield "</g>"
+
+
+def _edge(x: float, y: float, to_x: float, to_y: float) -> Iterator[str]:
+    half = (y + to_y) / 2
+    yield (
+        f'<path d="M {x:g} {y:g} C {x:g} {half:g} {to_x:g} {half:g} {to_x:g} {to_y - 6:g}" '
+        f'fill="none" stroke="#7a7a75"/>'
+    )
+    yield f'<path d="M {to_x - 4:g} {to_y - 7:g} h 8 L {to_x:g} {to_y:g} z" fill="#7a7a75"/>'
+
+
+def _short(text: str, characters_max: int) -> str:
+    return text if len(text) <= characters_max else f"{text[: characters_max - 1]}…"
+
+
+def _escaped(text: str) -> str:
+    """Return text as XML may hold it: what it cannot hold, such as control characters, is shown as a question mark."""
+    shown = "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+    return escape(shown)
