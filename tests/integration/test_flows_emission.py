@@ -213,6 +213,18 @@ BAD: dict[str, tuple[Callable[[Flow], object], str]] = {
         lambda f: f.window(tumbling("1h"), on="at", emit="update").agg(window_closed=agg.count()),
         "'window_closed' is used twice",
     ),
+    "an aggregation of count windows": (
+        lambda f: (
+            f.window(count_window(3), on="at")
+            .agg(n=agg.count())
+            .select("n", at=ms.col("window_end"))
+            .window(tumbling("1h"), on="at")
+            .agg(n=agg.count())
+            .write("out")
+            .stream(until="end")
+        ),
+        "every window of rows that is not complete",
+    ),
     "an aggregation of early rows": (
         lambda f: (
             f.window(tumbling("1h"), on="at", emit="update")

@@ -169,6 +169,13 @@ def _check_stateful(plan: Plan) -> None:
                 expected='emit="close" at the windows before it',
                 next_step="leave out emit= there; early rows can be written by a flow of their own",
             )
+        if isinstance(earlier, Aggregation) and earlier.counts_rows:
+            raise PlanError(
+                f"{stateful[at].text()} would wait for every window of rows that is not complete, perhaps for ever",
+                where=f"step {at + 1}, {stateful[at].name}",
+                expected="steps that look at single rows behind count windows, in a stream",
+                next_step="write the windows to a topic, and read that in another flow; or run() it as a batch",
+            )
     behind = [-1, *stateful] if isinstance(plan.source, JoinSource) else [*stateful]
     for before, at in pairwise(behind):
         step = stateful[at]
