@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +26,10 @@ from millstream.flows.steps import Step
 from millstream.primitives.schema import describe
 
 LINE_CHARACTERS_MAX: Final = 50
-"""A longer line of a box is cut; the whole of it is in the box's title, which browsers show under the pointer."""
+"""So many letters of one place each have room.
+
+A longer line of a box is cut; the whole of it is in the box's title, which browsers show under the pointer.
+"""
 
 _WIDTH: Final = 370
 _HEIGHT: Final = 50
@@ -85,7 +89,7 @@ def plot(plan: Plan, *, name: str) -> FlowPlot:
     height = root.depth * (_HEIGHT + _GAP) - _GAP + 2 * _MARGIN
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
-        f'viewBox="0 0 {width} {height}" font-family="sans-serif" role="img">',
+        f'viewBox="0 0 {width} {height}" font-family="monospace" role="img">',
         f"<title>{_escaped(f'flow {name}')}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
         *_drawn(root, _MARGIN, root.depth - 1),
@@ -183,7 +187,19 @@ def _edge(x: float, y: float, to_x: float, to_y: float) -> Iterator[str]:
 
 
 def _short(text: str, characters_max: int) -> str:
-    return text if len(text) <= characters_max else f"{text[: characters_max - 1]}…"
+    """Return text that takes so many places at most, in a font whose letters are equally wide."""
+    if sum(map(_places, text)) <= characters_max:
+        return text
+    kept, places = 0, 0
+    while places + _places(text[kept]) < characters_max:
+        places += _places(text[kept])
+        kept += 1
+    return f"{text[:kept]}…"
+
+
+def _places(character: str) -> int:
+    """Return how wide a character is: those of East Asia, and pictures, take two places."""
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
 def _escaped(text: str) -> str:

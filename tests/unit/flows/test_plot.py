@@ -91,6 +91,12 @@ def test_a_long_expression_is_cut_and_is_whole_in_the_title(app: ms.App) -> None
     assert any("x" * 200 in title for title in titles)
 
 
+def test_wide_letters_are_cut_sooner(app: ms.App) -> None:
+    _, detail = boxes(clicks(app).filter(ms.col("user") == "界" * 40).plot().svg)[1]
+    assert detail.endswith("…")
+    assert LINE_CHARACTERS_MAX - 1 <= len(detail) + detail.count("界") <= LINE_CHARACTERS_MAX
+
+
 @given(name=st.text(), topic=st.text(min_size=1))
 def test_any_text_gives_well_formed_svg(name: str, topic: str) -> None:
     schema = pa.schema([("n", pa.int64())])
