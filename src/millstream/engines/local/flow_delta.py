@@ -146,7 +146,7 @@ class Delta:
             try:
                 self._delta.write_deltalake(
                     self._table,
-                    rows,
+                    self._with_new_columns(rows),
                     mode="append",
                     commit_properties=self._noting(name, note),
                 )
@@ -158,6 +158,13 @@ class Delta:
             self._sync(before)
             reach("flow.lake_committed")
             return
+
+    def _with_new_columns(self, rows: pa.Table) -> pa.Table:
+        """Return rows with nulls in the columns that others have added since the rows were fitted to the table."""
+        for field in pa.schema(self._table.schema()):
+            if field.name not in rows.column_names:
+                rows = rows.append_column(field, pa.nulls(rows.num_rows, field.type))
+        return rows
 
     def load(
         self, rows: Loaded, schema: pa.Schema, *, exists: bool, name: str | None, note: Note

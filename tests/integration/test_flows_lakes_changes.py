@@ -1,0 +1,48 @@
+"""Tables of a lake that others change, or misuse, while flows write and follow them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import deltalake
+import pytest
+from pyiceberg.types import LongType
+
+from millstream.flows.report import Progress
+from millstream.testing.flows_suite import LocalWorld
+from tests.lakes_kit import KINDS, Lake, lake
+
+
+@pytest.fixture(params=KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Lake:
+    return lake(request.param, tmp_path)
+
+
+@pytest.fixture
+def world(store_path: Path) -> Iterator[LocalWorld]:
+    with LocalWorld(store_path) as world:
+        world.topic("events", {"n": int, "x": float})
+        world.append("events", [{"n": n, "x": n / 2} for n in range(6)])
+        yield world
+
+
+def add_column(place: Any, name: str) -> None:
+    if place.kind == "delta":
+        kind = deltalake.schema.PrimitiveType("long")
+        place.table(name).alter.add_columns([deltalake.Field("extra", kind)])
+        return
+    with place.table(name) as table, table.update_schema() as update:
+        update.add_column("extra", LongType())
+
+
+def test_a_column_that_others_add_meanwhile_is_null(world: LocalWorld, place: Lake) -> None:
+    def change(progress: Progress) -> None:
+        if progress.rows_done == 2:
+            add_column(place, "out")
+
+    flow = world.read("events").select("n").write(place.declared("out"))
+    flow.stream(until="end", batch_events=2, progress=change)
+    found = sorted((row["n"], row["extra"]) for row in place.rows("out"))
+    assert found == [(n, None) for n in range(6)]
