@@ -10,6 +10,7 @@ import deltalake
 import pytest
 from pyiceberg.types import LongType
 
+from millstream.flows.expression import col
 from millstream.flows.report import Progress
 from millstream.testing.flows_suite import LocalWorld
 from tests.lakes_kit import KINDS, Lake, lake
@@ -46,3 +47,18 @@ def test_a_column_that_others_add_meanwhile_is_null(world: LocalWorld, place: La
     flow.stream(until="end", batch_events=2, progress=change)
     found = sorted((row["n"], row["extra"]) for row in place.rows("out"))
     assert found == [(n, None) for n in range(6)]
+
+
+def test_names_of_runs_and_flows_are_kept_apart(world: LocalWorld, place: Lake) -> None:
+    """A table knows each by a text, and no two may share one: a run that seems known is not written."""
+    one = world.read("events").limit(1)
+    written = [
+        one.named(flow).write(place.declared("out", run=run)).run().rows_out
+        for flow, run in [("a", "b"), ("a", "b crc"), ("a", "b c"), ("a b", "c"), ("a", 'b", "c')]
+    ]
+    assert written == [1] * 5
+    zero = world.read("events").filter(col("n") == 0)
+    for name in ("a", "a b", "a crc"):
+        assert zero.named(name).write(place.declared("out")).stream(until="end").rows_out == 1
+    assert one.named("a").write(place.declared("out", run="crc")).run().rows_out == 1
+    assert len(place.rows("out")) == 9

@@ -37,7 +37,7 @@ from millstream.primitives.schema import datetime_us
 from millstream.primitives.telemetry import reach
 
 _UNREADABLE: Final = frozenset({"columnMapping", "deletionVectors"})
-_CRC: Final = " crc"
+_CRC: Final = "crc of "
 
 
 def _library() -> Any:
@@ -131,7 +131,7 @@ class Delta:
             return None
         self._table.update_incremental()
         number = self._table.transaction_version(name)
-        crc = self._table.transaction_version(name + _CRC)
+        crc = self._table.transaction_version(_CRC + name)
         return None if number is None else Note(number, -1 if crc is None else crc)
 
     def append(self, rows: pa.Table, name: str, note: Note) -> None:
@@ -202,7 +202,7 @@ class Delta:
         return self._delta.CommitProperties(
             app_transactions=[
                 transaction(name, note.number),
-                transaction(name + _CRC, note.crc),
+                transaction(_CRC + name, note.crc),
             ]
         )
 

@@ -16,6 +16,7 @@ A batch is one commit of the table. With a name, ``run=``, the table remembers t
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import closing
 from typing import Final
@@ -108,9 +109,14 @@ def write_lake(sink: LakeSink, frame: pl.LazyFrame, schema: pa.Schema, *, owner:
 
     ``owner`` stands for the store and the flow.
     """
-    name = None if sink.lake.run is None else f"{owner} {sink.lake.run}"
+    name = None if sink.lake.run is None else _name_of_run(owner, sink.lake.run)
     with closing(opened(sink.lake)) as table:
         return _loaded(table, sink, frame, schema, name=name)
+
+
+def _name_of_run(owner: str, run: str) -> str:
+    """Return who writes a named run: quoted, so that no other owner and run give the same text."""
+    return json.dumps(["run of", owner, run])
 
 
 def _loaded(
