@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import deltalake
+import pyarrow as pa
 import pytest
 from pyiceberg.types import LongType
 
 from millstream.flows.expression import col
 from millstream.flows.report import Progress
+from millstream.primitives.errors import StepError
 from millstream.testing.flows_suite import LocalWorld
 from tests.lakes_kit import KINDS, Lake, lake
+from tests.refusals import refused
 
 
 @pytest.fixture(params=KINDS)
@@ -62,3 +65,20 @@ def test_names_of_runs_and_flows_are_kept_apart(world: LocalWorld, place: Lake) 
         assert zero.named(name).write(place.declared("out")).stream(until="end").rows_out == 1
     assert one.named("a").write(place.declared("out", run="crc")).run().rows_out == 1
     assert len(place.rows("out")) == 9
+
+
+def test_rows_that_a_restore_brings_back_are_not_read_again(
+    world: LocalWorld, tmp_path: Path
+) -> None:
+    place: Any = lake("delta", tmp_path)
+    place.make("t", pa.table({"n": [1, 2]}))
+    reading = world.flows.read(place.declared("t", on_change="skip")).write("out")
+    strict = world.flows.read(place.declared("t")).named("strict").write("strictly")
+    reading.stream(until="end")
+    place.table("t").delete()
+    strict.stream(until="end")
+    place.table("t").restore(0)
+    reading.stream(until="end")
+    assert [row["n"] for row in world.events("out")] == [1, 2]
+    with refused(StepError, "RESTORE brings files back", "flow.reset()"):
+        strict.stream(until="end")

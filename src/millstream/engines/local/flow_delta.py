@@ -288,6 +288,8 @@ class DeltaReader:
         change = None
         if removed or masked:
             change = f"{info.get('operation', 'a commit')} removes {len(removed) + len(masked)} files or rows of them"
+        elif info.get("operation") == "RESTORE":
+            change = "RESTORE brings files back that were removed"
         return LakeCommit(version, _committed_us(info), change)
 
     def whole(self, commit: int) -> Iterator[pa.RecordBatch]:
