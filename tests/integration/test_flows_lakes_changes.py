@@ -82,3 +82,27 @@ def test_rows_that_a_restore_brings_back_are_not_read_again(
     assert [row["n"] for row in world.events("out")] == [1, 2]
     with refused(StepError, "RESTORE brings files back", "flow.reset()"):
         strict.stream(until="end")
+
+
+@pytest.mark.parametrize("change", ["rename", "drop"])
+def test_a_column_that_is_gone_ends_a_stream_that_runs(
+    world: LocalWorld, tmp_path: Path, change: str
+) -> None:
+    """Its rows would be nulls. What was read before stays, and a flow that is built again goes on."""
+    place: Any = lake("iceberg", tmp_path)
+    place.make("t", pa.table({"k": ["a"], "n": [1]}))
+
+    def alter(progress: Progress) -> None:
+        if progress.rows_done == 1:
+            with place.table("t") as table:
+                with table.update_schema() as update:
+                    if change == "rename":
+                        update.rename_column("n", "m")
+                    else:
+                        update.delete_column("n")
+                added = {"k": ["b"], "m": [2]} if change == "rename" else {"k": ["b"]}
+                table.append(pa.table(added))
+
+    with refused(StepError, "column 'n' is gone", "build the flow again"):
+        world.flows.read(place.declared("t")).write("out").stream(progress=alter)
+    assert [row["n"] for row in world.events("out")] == [1]

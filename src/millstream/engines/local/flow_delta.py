@@ -262,6 +262,10 @@ class DeltaReader:
         self._log = _Log(library, lake, table)
         self.identity = str(table.metadata().id)
 
+    def columns(self) -> list[str]:
+        """Return the names of the columns as of the last look."""
+        return [str(field.name) for field in self._table.schema().fields]
+
     def latest(self) -> LakeCommit | None:
         """Look again, and return the newest commit."""
         self._table.update_incremental()

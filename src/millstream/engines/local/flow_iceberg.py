@@ -311,6 +311,10 @@ class IcebergReader:
         self._where = lake.text()
         self.identity = str(table.metadata.table_uuid)
 
+    def columns(self) -> list[str]:
+        """Return the names of the columns as of the last look."""
+        return [str(field.name) for field in self._table.schema().fields]
+
     def latest(self) -> LakeCommit | None:
         """Look again, and return the newest snapshot; None if there is none."""
         try:

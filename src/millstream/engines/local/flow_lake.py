@@ -101,6 +101,9 @@ class LakeReader(Protocol):
     """The table's own, which a table of the same name does not share."""
     errors: tuple[type[Exception], ...]
 
+    def columns(self) -> list[str]:
+        """Return the names of the columns as of the last look."""
+
     def latest(self) -> LakeCommit | None:
         """Look again, and return the newest commit; None if there is none."""
 

@@ -21,7 +21,7 @@ import polars as pl
 from millstream.engines.local.flow_file_intake import FILES_ID, FileMark
 from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_lake import LakeCommit, LakeReader, lake_failed
-from millstream.engines.local.flow_lakes import opened, widened_rows
+from millstream.engines.local.flow_lakes import opened, refuse_gone, widened_rows
 from millstream.flows.lakes import LakeSource
 from millstream.primitives.errors import PlanError, StepError
 
@@ -167,6 +167,8 @@ class LakeIntake:
         """Return what is not read to its end, in order."""
         with lake_failed(self._reader.errors, self._where):
             latest = self._reader.latest()
+            # Files of before a column was added do not have it, and give nulls: so would one that is gone.
+            refuse_gone(self._source, self._reader.columns())
             if latest is None:
                 return []
             whole, added = self._marks.get(self._path_whole), self._marks.get(self._path_added)

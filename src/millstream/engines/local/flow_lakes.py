@@ -17,7 +17,7 @@ A batch is one commit of the table. With a name, ``run=``, the table remembers t
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import closing
 from typing import Final
 
@@ -92,16 +92,27 @@ def widened_rows(source: LakeSource, batch: pa.RecordBatch | pa.Table) -> pl.Dat
     return widen(whole.lazy().select(list(asked)), asked).collect()
 
 
+def refuse_gone(source: LakeSource, names: Collection[str]) -> None:
+    """Raise StepError if a column that the flow reads was removed, or has another name now."""
+    gone = next((name for name in source.stored.names if name not in names), None)
+    if gone is not None:
+        raise _changed(source, gone, "is gone")
+
+
 def _refuse_changed(source: LakeSource, there: pl.Schema) -> None:
+    refuse_gone(source, there.names())
     for name, kind in polars_schema(source.stored).items():
-        if there.get(name) != kind:
-            found = "is gone" if name not in there else f"is {there[name]} now"
-            raise StepError(
-                f"column {name!r} {found}",
-                where=source.text(),
-                expected=describe(source.stored),
-                next_step="build the flow again: it has the columns that the table had then",
-            )
+        if there[name] != kind:
+            raise _changed(source, name, f"is {there[name]} now")
+
+
+def _changed(source: LakeSource, name: str, found: str) -> StepError:
+    return StepError(
+        f"column {name!r} {found}",
+        where=source.text(),
+        expected=describe(source.stored),
+        next_step="build the flow again: it has the columns that the table had then",
+    )
 
 
 def write_lake(sink: LakeSink, frame: pl.LazyFrame, schema: pa.Schema, *, owner: str) -> int:
