@@ -106,3 +106,19 @@ def test_a_column_that_is_gone_ends_a_stream_that_runs(
     with refused(StepError, "column 'n' is gone", "build the flow again"):
         world.flows.read(place.declared("t")).write("out").stream(progress=alter)
     assert [row["n"] for row in world.events("out")] == [1]
+
+
+@pytest.mark.parametrize("as_stream", [False, True])
+def test_a_number_that_is_too_large_is_refused_and_an_infinite_one_is_not(
+    world: LocalWorld, place: Lake, *, as_stream: bool
+) -> None:
+    place.make("t", pa.table({"x": pa.array([1.5], pa.float32())}))
+    world.topic("huge", {"x": float | None})
+    world.append("huge", [{"x": float("-inf")}, {"x": None}, {"x": 0.1}, {"x": 1e300}])
+    rows = world.read("huge").write(place.declared("t"))
+    with refused(StepError, "column 'x' holds a number that is too large for float"):
+        rows.stream(until="end") if as_stream else rows.run()
+    assert len(place.rows("t")) == 1
+    small = world.read("huge").limit(3).write(place.declared("t")).run()
+    assert small.rows_out == 3
+    assert float("-inf") in [row["x"] for row in place.rows("t")]

@@ -15,6 +15,7 @@ from typing import Protocol
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from millstream.flows.lakes import LakeTable
 from millstream.primitives.errors import MillstreamError, PlanError, StepError
@@ -257,6 +258,13 @@ def fitting(there: pa.Schema, where: str) -> Callable[[pa.Table], pa.Table]:
                     expected="values that the table's column can hold",
                     next_step="filter such rows out before write, or widen the table's column",
                 ) from error
+            if pa.types.is_floating(field.type) and _overflows(rows.column(field.name), column):
+                raise StepError(
+                    f"column {field.name!r} holds a number that is too large for {field.type}",
+                    where=where,
+                    expected="values that the table's column can hold",
+                    next_step="filter such rows out before write, or widen the table's column",
+                )
             if column.null_count and not field.nullable:
                 raise StepError(
                     f"column {field.name!r} is null in a row, and may not be in the table",
@@ -268,6 +276,14 @@ def fitting(there: pa.Schema, where: str) -> Callable[[pa.Table], pa.Table]:
         return pa.Table.from_arrays(columns, schema=there)
 
     return fitted
+
+
+def _overflows(given: pa.ChunkedArray, held: pa.ChunkedArray) -> bool:
+    """Return whether a finite number became infinite when it was rounded to fewer bits."""
+    if given.type == held.type:
+        return False
+    infinite = [pc.sum(pc.is_inf(column)).as_py() for column in (given, held)]
+    return infinite[0] != infinite[1]
 
 
 def _fits(given: pa.DataType, there: pa.DataType) -> bool:
