@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from pyiceberg.types import LongType
 
 from millstream.flows.expression import col
 from millstream.flows.report import Progress
-from millstream.primitives.errors import StepError
+from millstream.primitives.errors import PlanError, StepError
 from millstream.testing.flows_suite import LocalWorld
 from tests.lakes_kit import KINDS, Lake, lake
 from tests.refusals import refused
@@ -122,3 +123,23 @@ def test_a_number_that_is_too_large_is_refused_and_an_infinite_one_is_not(
     small = world.read("huge").limit(3).write(place.declared("t")).run()
     assert small.rows_out == 3
     assert float("-inf") in [row["x"] for row in place.rows("t")]
+
+
+def test_a_table_with_an_invariant_takes_no_stream(world: LocalWorld, tmp_path: Path) -> None:
+    place = lake("delta", tmp_path)
+    place.make("t", pa.table({"n": [1]}))
+    log = tmp_path / "delta" / "t" / "_delta_log"
+    lines = [json.loads(line) for line in (log / f"{0:020d}.json").read_text().splitlines()]
+    changed = next(line for line in lines if "metaData" in line)
+    schema = json.loads(changed["metaData"]["schemaString"])
+    rule = json.dumps({"expression": {"expression": "n < 5"}})
+    schema["fields"][0]["metadata"] = {"delta.invariants": rule}
+    changed["metaData"]["schemaString"] = json.dumps(schema)
+    protocol = {"protocol": {"minReaderVersion": 1, "minWriterVersion": 2}}
+    text = "".join(json.dumps(line) + "\n" for line in (changed, protocol))
+    (log / f"{1:020d}.json").write_text(text)
+    flow = world.read("events").select("n").write(place.declared("t"))
+    with refused(PlanError, "constraint 'n delta.invariants'", "filter() the rows"):
+        flow.stream(until="end")
+    few = world.read("events").select("n").limit(3)
+    assert few.write(place.declared("t")).run().rows_out == 3

@@ -37,6 +37,7 @@ from millstream.primitives.schema import datetime_us
 from millstream.primitives.telemetry import reach
 
 _UNREADABLE: Final = frozenset({"columnMapping", "deletionVectors"})
+_INVARIANTS: Final = "delta.invariants"
 _CRC: Final = "crc of "
 
 
@@ -106,11 +107,16 @@ class Delta:
             for key in self._table.metadata().configuration
             if key.startswith("delta.constraints.")
         ]
+        checked += [
+            f"{field.name} {_INVARIANTS}"
+            for field in self._table.schema().fields
+            if _INVARIANTS in field.metadata
+        ]
         if checked:
             raise PlanError(
                 f"the table has the constraint {checked[0]!r}",
                 where=self._where,
-                expected="a table without CHECK constraints: what they refuse would be known behind the store's commit",
+                expected="a table without CHECK constraints and invariants: what they refuse would be known behind the store's commit",
                 next_step="filter() the rows in the flow, and drop the constraint",
             )
 
