@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from river.linear_model import LinearRegression as RiverLine
+from river.naive_bayes import GaussianNB as RiverBayes
 from river.preprocessing import OneHotEncoder
 from sklearn.linear_model import LinearRegression, SGDClassifier, SGDRegressor
 from sklearn.pipeline import make_pipeline
@@ -426,6 +427,18 @@ def test_what_the_estimator_raises_ends_the_run(world: LocalWorld) -> None:
         world.read("events").fit(Model("b", Broken(), ["x"], "y", chunk_rows=2)).run()
     with refused(StepError, "cannot be pickled"):
         world.read("events").fit(Model("c", Local(), ["x"], "y", chunk_rows=2)).run()
+
+
+@pytest.mark.parametrize("estimator", [SGDClassifier(), RiverBayes()])
+def test_a_class_that_was_not_declared_is_refused(world: LocalWorld, estimator: Any) -> None:
+    world.topic("sorted", {"x": float, "kind": str | None})
+    world.append("sorted", [{"x": 1.0, "kind": kind} for kind in ("a", None, "b", "c")])
+    model = Model("sort", estimator, ["x"], "kind", classes=["a", "b"], chunk_rows=2)
+    with refused(StepError, "target 'kind' is 'c'", "step 1, fit", "one of ['a', 'b'], or null"):
+        world.read("sorted").fit(model).run()
+    known = world.read("sorted").filter(col("kind").fill_null("a") != "c")
+    known.fit(model).run()
+    assert world.flows.engines.models.all()[0].rows == 2
 
 
 class Local(Mean):

@@ -30,6 +30,7 @@ from millstream.flows.merging import parts_of
 from millstream.flows.models import ModelFigures
 from millstream.flows.plan import Plan
 from millstream.flows.watermark import TIME_MIN
+from millstream.primitives.errors import StepError
 from millstream.store import Store, Transaction
 
 SAID: Final = "__ms_said"
@@ -108,6 +109,7 @@ class Trainer:
         complete = flow_models.complete(rows, self.model)
         kept = rows.select(*features, self.model.target).filter(complete)
         labelled = kept.select(has_target)[self.model.target]
+        self._refuse_unknown(kept[self.model.target].filter(labelled))
         self._incomplete += rows.height - kept.height
         self._unlabelled += int((~labelled).sum())
         said = self._enter(kept, labelled=labelled.to_numpy(), says=True)
@@ -121,6 +123,21 @@ class Trainer:
         known = iter(said.to_list())
         every = [next(known) if is_known else None for is_known in complete.to_list()]
         return pl.Series(SAID, every, dtype=said.dtype)
+
+    def _refuse_unknown(self, targets: pl.Series) -> None:
+        """Raise StepError for a class that was not declared: some estimators would learn it, others fail obscurely."""
+        classes = self.model.classes
+        if classes is None:
+            return
+        strange = targets.filter(~targets.is_in(list(classes)))
+        if strange.len():
+            raise StepError(
+                f"the target {self.model.target!r} is {strange[0]!r}, which is none of the model's classes",
+                where=self._where,
+                expected=f"one of {list(classes)}, or null",
+                next_step="filter() such rows out before fit, or declare a model of another name with all its "
+                "classes; nothing of this batch was stored",
+            )
 
     def _enter(
         self, rows: pl.DataFrame, *, says: bool, labelled: npt.NDArray[np.bool_] | None = None
