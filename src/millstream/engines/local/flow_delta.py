@@ -116,7 +116,7 @@ class Delta:
             raise PlanError(
                 f"the table has the constraint {checked[0]!r}",
                 where=self._where,
-                expected="a table without CHECK constraints and invariants: what they refuse would be known behind the store's commit",
+                expected="no CHECK constraints and invariants: what they refuse is known behind the store's commit",
                 next_step="filter() the rows in the flow, and drop the constraint",
             )
 

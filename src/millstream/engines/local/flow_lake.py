@@ -283,7 +283,7 @@ def _overflows(given: pa.ChunkedArray, held: pa.ChunkedArray) -> bool:
     if given.type == held.type:
         return False
     infinite = [pc.sum(pc.is_inf(column)).as_py() for column in (given, held)]
-    return infinite[0] != infinite[1]
+    return bool(infinite[0] != infinite[1])
 
 
 def _fits(given: pa.DataType, there: pa.DataType) -> bool:
