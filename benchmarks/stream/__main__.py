@@ -8,9 +8,11 @@ from benchmarks.stream.flights import flights
 from benchmarks.stream.latency import latency
 from benchmarks.stream.state import state
 from benchmarks.stream.throughput import throughput
+from benchmarks.stream.workers import workers
 
 SCENARIOS: dict[str, Scenario] = {
     "throughput": throughput,
+    "workers": workers,
     "state": state,
     "latency": latency,
     "flights": flights,

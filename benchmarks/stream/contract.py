@@ -47,6 +47,8 @@ class Job:
     ports: tuple[int, int] = (0, 0)
     """Where lines come from, and where they go to."""
     topic_durability: str = "process"
+    workers: int = 1
+    """How many processes share it, where it is a flow of ours that is shared."""
 
 
 @dataclass(frozen=True, slots=True)
