@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from benchmarks.batch.memory import memory
 from benchmarks.batch.tpch import tpch
 from benchmarks.command import bench_command
 from benchmarks.harness import Scenario
 
-SCENARIOS: dict[str, Scenario] = {"tpch": tpch}
+SCENARIOS: dict[str, Scenario] = {"tpch": tpch, "memory": memory}
 
 main = bench_command(
     "batch",

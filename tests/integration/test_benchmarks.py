@@ -189,7 +189,7 @@ def test_flows(tmp_path: Path):
 
 def test_batches(tmp_path: Path):
     # Two peers, those that start no processes.
-    figures = run("batch", tmp_path, "--against", "*[sb]")["figures"]
+    figures = run("batch", tmp_path, "--only", "tpch", "--against", "*[sb]")["figures"]
     for figure in figures:
         check(figure)
     targets = {figure["name"]: figure["target"] for figure in figures if figure["target"]}
@@ -199,14 +199,32 @@ def test_batches(tmp_path: Path):
     assert all(peers.values()), figures[0]["notes"]
 
 
+def test_batches_with_a_limit_of_memory(tmp_path: Path):
+    figures = run("batch", tmp_path, "--only", "memory", "--scale", "0.001")["figures"]
+    for figure in figures:
+        check(figure)
+        assert figure["value"] > 0
+        assert figure["notes"][0].startswith("40,000 rows")
+    parts = ("peak of memory", "peak of memory, limit 200MiB", "time with the limit over without")
+    works = ("groups to a file", "groups to a topic", "an order to a file")
+    assert [figure["name"] for figure in figures] == [
+        f"{w}: {part}" for w in works for part in parts
+    ]
+
+
 def test_the_scale_can_be_chosen(tmp_path: Path):
-    [figure, *_] = run("batch", tmp_path, "--no-peers", "--scale", "0.001")["figures"]
+    [figure, *_] = run("batch", tmp_path, "--only", "tpch", "--no-peers", "--scale", "0.001")[
+        "figures"
+    ]
     assert figure["notes"][0].startswith("scale 0.001, 7,")
 
 
 def test_streams_beside_each_other(tmp_path: Path):
     # One peer, the one that needs nothing: the others are engines in environments of their own.
     figures = run("stream", tmp_path, "--against", "plain Python")["figures"]
+    assert {"a shared stream, 1 worker", "a shared stream, 2 workers"} <= {
+        f["name"] for f in figures
+    }
     for figure in figures:
         check(figure)
     targets = {figure["name"]: figure["target"] for figure in figures if figure["target"]}
@@ -217,6 +235,7 @@ def test_streams_beside_each_other(tmp_path: Path):
         "windows, string keys, micro-batches of 10000": 5e6,
         "windows, string keys, micro-batches of 100000": 5e6,
         "most memory of it, string keys": pytest.approx(500e6 / 2**20),
+        "2 workers over 1, of the same round": 1.8,
         "state that a Python function keeps of each key": 600e3,
         "append to result in another process, p50, process": 2.0,
         "append to result in another process, p99, process": 10.0,
