@@ -23,6 +23,7 @@ COMMANDS: Final = {
     "run": "Run a flow as a batch.",
     "schedules": "List, pause, resume and trigger schedules.",
     "queues": "List queues, pause and resume them.",
+    "state": "Show what the steps of a stream keep.",
     "stream": "Run a flow as a stream.",
     "tasks": "List, show, retry, revoke and purge tasks.",
     "topics": "List topics, their size, and how far groups are behind.",

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from millstream.flows.kept import KeptState
 from millstream.flows.models import ModelStore
 from millstream.flows.plan import Plan
 from millstream.flows.report import ProgressListener, RunReport
@@ -66,6 +67,11 @@ class StreamEngine(Protocol):
         PlanError for a plan that cannot continue from the state there is, Fenced when another
         process streams the same flow, and StepError.
         """
+
+    def state(
+        self, plan: Plan, *, name: str, step: int | None, key: object, rows_max: int
+    ) -> tuple[KeptState, ...]:
+        """Return what the flow of that name keeps; see ``Flow.state``. Raises ConfigurationError."""
 
     def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and the state of a flow; what it has written stays. Raises Fenced while it runs.

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
+from millstream.flows.contract import FlowEngines
 from millstream.flows.explain import explain
+from millstream.flows.kept import ROWS_SHOWN, KeptState
 from millstream.flows.plan import Plan
 from millstream.flows.plot import FlowPlot, plot
 
@@ -13,6 +15,7 @@ class FlowViews(ABC):
     """What a flow shows of itself."""
 
     plan: Plan
+    engines: FlowEngines
 
     @property
     @abstractmethod
@@ -26,6 +29,19 @@ class FlowViews(ABC):
     def plot(self) -> FlowPlot:
         """Return the plan as a drawing (SVG): ``.svg`` is its text, ``.save(path)`` writes it, a notebook shows it."""
         return plot(self.plan, name=self.name)
+
+    def state(
+        self, *, step: int | None = None, key: object = None, rows_max: int = ROWS_SHOWN
+    ) -> tuple[KeptState, ...]:
+        """Return what the steps of the stream of this name keep, as its last commit left it. Nothing is changed.
+
+        A process that streams the flow goes on meanwhile. ``step`` is a number of ``explain()``, 0 for a join; ``key``
+        a key, a tuple if it has several columns; of each state ``rows_max`` rows are given. Raises ConfigurationError
+        for a step that keeps no rows, and a key of which nothing is kept.
+        """
+        return self.engines.stream.state(
+            self.plan, name=self.name, step=step, key=key, rows_max=rows_max
+        )
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Show the plan in a notebook: as a drawing, and as text where there are none."""

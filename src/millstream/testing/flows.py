@@ -175,7 +175,7 @@ class FlowTest:
         ``state`` counts from 0, step by step: a join has two, the rows of its left and of its right side; an
         aggregation one; a ``process`` two, the rows whose time has not come, and its keys with state and timers.
         """
-        from millstream.testing.flow_held import held_rows
+        from millstream.engines.local.flow_kept import held_rows
 
         return held_rows(self.app.log_engine.store, self.flow.plan, self.flow.name, state)
 

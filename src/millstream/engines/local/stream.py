@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from millstream.engines.local import flow_catalog, flow_units
 from millstream.engines.local.flow_files import check_place
+from millstream.engines.local.flow_kept import kept_states
 from millstream.engines.local.flow_open import (
     OpenStream,
     Settings,
@@ -27,6 +28,7 @@ from millstream.engines.local.stream_checks import check_stream
 from millstream.engines.local.stream_shared import SharedStream
 from millstream.flows.contract import Stop
 from millstream.flows.fingerprint import fingerprint
+from millstream.flows.kept import KeptState
 from millstream.flows.plan import Plan
 from millstream.flows.report import ProgressListener, RunReport
 
@@ -77,6 +79,12 @@ class LocalStream:
         if flow_id is not None and not shared:
             flow_units.refuse_shared(self._log.store, name, flow_id)
         return SharedStream(self._log, plan, opened, settings).loop(stop=stop, progress=progress)
+
+    def state(
+        self, plan: Plan, *, name: str, step: int | None, key: object, rows_max: int
+    ) -> tuple[KeptState, ...]:
+        """Return what the flow of that name keeps; see ``StreamEngine``."""
+        return kept_states(self._log.store, plan, name, step=step, key=key, rows_max=rows_max)
 
     def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and state of a flow; its output stays. Raises Fenced while it runs."""
