@@ -66,7 +66,7 @@ class Histogram:
             self._cells[cell] = self._cells.get(cell, 0) + count
         self.count += int(values.size)
         self.total_us += int(values.sum(dtype=object)) if values.size < 64 else _exact_sum(values)
-        self.max_us = max(self.max_us, int(values.max()))
+        self.max_us = max(self.max_us, int(np.max(values)))
 
     def merge(self, other: Histogram) -> None:
         """Add all of ``other``."""
@@ -136,12 +136,12 @@ def _cell_of(value: int) -> int:
 
 def _cells_of(values: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     # A float is an exponent and, behind it, the digits: its first bits are the cell, but for where counting begins.
-    if int(values.max()) >= _EXACT:
+    if int(np.max(values)) >= _EXACT:
         # So large a number would be rounded, perhaps up into the next cell; its last digits do not matter.
         values = np.where(values < _EXACT, values, values >> 11 << 11)
     digits = values.astype(np.float64).view(np.int64) >> (52 - _STEP_BITS)
     cells = np.minimum(digits - ((1023 + _STEP_BITS - 1) << _STEP_BITS), _BUCKETS - 1)
-    return cells if int(values.min()) >= _STEPS else np.where(values < _STEPS, values, cells)
+    return cells if int(np.min(values)) >= _STEPS else np.where(values < _STEPS, values, cells)
 
 
 def _upper_us(cell: int) -> int:

@@ -70,7 +70,7 @@ def _noise(chance: np.random.Generator, width: int, height: int, octaves: int) -
         shape = (height << octave, width << octave)
         coarse = Image.fromarray(chance.random(shape, dtype=np.float32))
         total += np.asarray(coarse.resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)) / 2**octave
-    low, high = float(total.min()), float(total.max())
+    low, high = float(np.min(total)), float(np.max(total))
     return (total - low) / (high - low)
 
 

@@ -183,7 +183,7 @@ class TopicEncoder:
         numbers = partitions_of(batch.column(self._key_index), self._info.partitions)
         numbers[numbers == NO_KEY] = self._any_partition()
         counts = np.bincount(numbers, minlength=self._info.partitions)
-        if counts.max() == len(numbers):
+        if np.max(counts) == len(numbers):
             return [(int(numbers[0]), batch)]
         ordered = batch.take(pa.array(np.argsort(numbers, kind="stable")))
         result, start = [], 0

@@ -90,7 +90,7 @@ class IntegerKeys:
         """Return the keys of codes."""
         first = 0 if self._range is None else self._range[0]
         keys = pl.Series(codes + (first - 1))
-        if codes.size and codes.min() == 0:
+        if codes.size and np.min(codes) == 0:
             keys = keys.set(pl.Series(codes == 0), None)
         return keys
 
@@ -129,7 +129,7 @@ class TextKeys:
 
     def values(self, codes: Codes) -> pl.Series:
         """Return the keys of codes."""
-        if not codes.size or codes.min() > 0:
+        if not codes.size or np.min(codes) > 0:
             return self._known.gather(codes - 1)
         at = pl.Series(codes - 1).set(pl.Series(codes == 0), None)
         return self._known.gather(at)

@@ -129,8 +129,8 @@ def _marked(
 def _latest(found: Sequence[Times]) -> Times:
     if len(found) == 1:
         return found[0]
-    times = np.maximum.reduce([np.where(known, times, TIME_MIN) for times, known in found])
-    return times, np.logical_or.reduce([known for _, known in found])
+    times = np.max(np.stack([np.where(known, times, TIME_MIN) for times, known in found]), axis=0)
+    return times, np.any(np.stack([known for _, known in found]), axis=0)
 
 
 def watermarks_before(

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import polars as pl
 import pyarrow as pa
 
@@ -204,7 +205,10 @@ class AggregationStage(Clockless):
         if times.null_count():
             return False
         late_from_us = self._kind.late_from_us(times.to_numpy())
-        if late_from_us is None or int(late_from_us.min(initial=TIME_MAX)) <= self.closed_until_us:
+        if (
+            late_from_us is None
+            or int(np.min(late_from_us, initial=TIME_MAX)) <= self.closed_until_us
+        ):
             return False
         return MARK not in rows.columns or bool((late_from_us > rows[MARK].to_numpy()).all())
 
