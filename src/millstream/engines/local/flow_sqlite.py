@@ -105,7 +105,7 @@ class Sqlite:
         """Raise what the database raises, or PlanError, unless rows of ``schema`` fit the table."""
         self._connection.execute(f"EXPLAIN {self._insert(sink, schema)}", [None] * len(schema))
         *where, table = sink.table.split(".")
-        info = "SELECT name, type FROM pragma_table_info(?1, ?2)"
+        info = "SELECT name, type FROM pragma_table_info(?, ?)"
         declared = dict(self._connection.execute(info, (table, where[0] if where else "main")))
         folded = {name.casefold(): kind for name, kind in declared.items()}
         for field in schema:
@@ -132,8 +132,11 @@ class Sqlite:
     def execute(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
         """Run a statement, with ``{1}`` for the first value, and return its rows."""
         if values:
-            statement = statement.format(*(f"?{number}" for number in range(len(values) + 1)))
-        return self._connection.execute(statement, values).fetchall()
+            names = [f"v{number}" for number in range(len(values) + 1)]
+            statement = statement.format(*(f":{name}" for name in names))
+            named = dict(zip(names[1:], values, strict=True))
+            return self._connection.execute(statement, named).fetchall()
+        return self._connection.execute(statement).fetchall()
 
     def begin(self) -> None:
         """Begin a transaction that may write; the next one waits for its end."""
