@@ -33,6 +33,7 @@ from millstream.primitives.errors import (
 )
 from millstream.primitives.schema import Timestamp
 from millstream.testing.flows_suite import LocalWorld, at
+from tests.flows_kit import StopAfter
 from tests.refusals import refused
 
 
@@ -111,6 +112,21 @@ def test_a_model_needs_no_sink_and_learns_on(world: LocalWorld) -> None:
     # The batch knows no place: it learns all of it again.
     flow.run()
     assert world.flows.engines.models.estimator(mean()).rows == 8
+
+
+def test_rows_that_waited_at_a_stop_are_learned_at_an_end_without_new_ones(
+    world: LocalWorld,
+) -> None:
+    """The stop keeps a version in which the third row waits; nothing comes, and the end learns it."""
+    add(world, 1, 3, 11)
+    stop = StopAfter(1)
+    flow = world.read("events").fit(mean())
+    flow.stream(stop=stop, progress=stop.progress)
+    models = world.flows.engines.models
+    assert [(one.rows, one.waiting) for one in models.all()] == [(3, 1)]
+    assert flow.stream(until="end").rows_in == 0
+    assert [(one.rows, one.waiting) for one in models.all()] == [(3, 0)]
+    assert models.estimator(mean()).rows == 3
 
 
 def test_versions_are_kept_pruned_and_asked(world: LocalWorld) -> None:
