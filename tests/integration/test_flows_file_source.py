@@ -168,7 +168,7 @@ def test_any_crash_reads_each_row_once(
 def intake(landing: Path, *, bounded: bool, marks: dict[str, FileMark] | None = None) -> FileIntake:
     clock = VirtualClock(datetime_us(EPOCH))
     source = file_source(f"{landing}/*", file_format="csv", schema=SCHEMA)
-    return FileIntake(source, marks or {}, bounded=bounded, clock=clock)
+    return FileIntake(source, marks or {}, bounded=bounded, takes_unsettled=bounded, clock=clock)
 
 
 def taken(files: FileIntake, rows: int = 100) -> list[int]:

@@ -321,7 +321,7 @@ def test_files_are_looked_for_once_a_second(url: str) -> None:
     clock = VirtualClock(datetime_us(EPOCH))
     put(f"{url}/a.csv", [{"n": 1}])
     source = file_source(f"{url}/*.csv", schema={"n": int})
-    intake = FileIntake(source, {}, bounded=False, clock=clock)
+    intake = FileIntake(source, {}, bounded=False, takes_unsettled=False, clock=clock)
     clock.advance("36500d")  # everything that is there was left alone for long
     assert intake.ends() == {0: 1}
     put(f"{url}/b.csv", [{"n": 2}])

@@ -18,6 +18,7 @@ from millstream.flows.limits import BATCH_EVENTS
 @click.command()
 @click.argument("flow", metavar="MODULE:FLOW")
 @click.option("--until-end", is_flag=True, help="End at what is there now, and close all windows.")
+@click.option("--until-now", is_flag=True, help="End at what is there now; the next run goes on.")
 @click.option(
     "--batch-events",
     type=click.IntRange(min=1),
@@ -40,6 +41,7 @@ from millstream.flows.limits import BATCH_EVENTS
 def stream(
     flow: str,
     until_end: bool,
+    until_now: bool,
     batch_events: int,
     idle: str | None,
     workers: int | None,
@@ -55,9 +57,12 @@ def stream(
     With --workers, N processes share the flow; one that is killed is started again, and the others go on with its
     partitions meanwhile. More may share it from elsewhere, with --shared.
     """
+    if until_end and until_now:
+        raise click.UsageError("--until-end and --until-now exclude each other")
     if workers is not None:
         options = ["--shared", "--member", "--batch-events", str(batch_events)]
         options += ["--until-end"] if until_end else []
+        options += ["--until-now"] if until_now else []
         options += [] if idle is None else ["--idle", idle]
         command = [sys.executable, "-m", "millstream", "stream", flow, *options]
         sys.exit(StreamWorkers(command, workers).run())
@@ -74,7 +79,7 @@ def stream(
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, end)
         report = found.stream(
-            until="end" if until_end else None,
+            until="end" if until_end else "now" if until_now else None,
             batch_events=batch_events,
             idle=idle,
             shared=shared,

@@ -62,6 +62,9 @@ class StreamEngine(Protocol):
     ) -> RunReport:
         """Run from where the flow of that name has come to; ``shared`` with all others that share it.
 
+        It ends at what is there at its beginning with ``until="end"``, which closes all windows, and with
+        ``until="now"``, which closes only what an open stream would have closed by then.
+
         A partition without an event for ``idle_us`` holds no window open; when all are quiet, event time goes on with
         the clock. Whatever happens to the process, the next call continues as if nothing had happened. Raises
         PlanError for a plan that cannot continue from the state there is, Fenced when another

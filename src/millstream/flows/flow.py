@@ -402,7 +402,8 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
 
         ``until=None`` waits for more until ``stop`` is set (or the process ends): open windows stay open and the next
         call continues. ``until="end"`` reads what is there at the start and then closes every
-        window, because nothing more can come; events for a closed window are late from then on.
+        window, because nothing more can come; events for a closed window are late from then on. ``until="now"`` reads
+        what is there at the start and stops: called again and again, it is one stream that never stopped.
 
         ``idle`` lets a stream without an end close windows while nothing comes: a partition that shows no event for so
         long does not hold them open, and when all are quiet, event time goes on with the clock from the last event. A
@@ -413,16 +414,16 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
 
         Raises PlanError, StepError, and Fenced when another process streams the flow.
         """
-        if until not in (None, "end"):
-            raise PlanError(f"stream(until={until!r}) says nothing", expected="None or 'end'")
+        if until not in (None, "end", "now"):
+            raise PlanError(f"stream(until={until!r})", expected="None, 'end' or 'now'")
         if batch_events < 1:
             raise PlanError(f"a batch of {batch_events} events", expected="at least one")
         idle_us = None if idle is None else duration_us(idle)
-        if idle_us is not None and (until == "end" or idle_us <= 0):
+        if idle_us is not None and (until or idle_us <= 0):
             raise PlanError(
                 f"stream(until={until!r}, idle={idle!r})",
                 expected="a positive duration, for a stream without an end",
-                next_step='leave out until="end", which closes all windows at its end anyway',
+                next_step='leave out idle=; until="end" closes all windows at its end anyway',
             )
         self.engines.stream.check_stream(self.plan)
         return self.engines.stream.stream(

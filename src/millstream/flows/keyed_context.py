@@ -133,8 +133,8 @@ class KeyedContext(Generic[S]):
     def set_clock_timer(self, after: Duration, name: str = "") -> None:
         """Have ``on_timer`` called when so much time has passed on the clock. Names are as for ``set_timer``.
 
-        A replay does not repeat it at the same place. At the end of a bounded run all of them are due. Raises
-        StepError without ``on_timer=``, and ConfigurationError for what is no duration.
+        A replay does not repeat it at the same place. A batch, and ``until="end"``, take all of them as
+        due at the end. Raises StepError without ``on_timer=``, and ConfigurationError for what is no duration.
         """
         agenda = self._agenda
         agenda.refuse_unheard("set_clock_timer")

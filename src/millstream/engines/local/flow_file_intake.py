@@ -1,7 +1,8 @@
 """Reading files in micro-batches: those that are there, then those that come, each row once.
 
-A file is taken as it is when it is first seen: it may not change any more. A stream without an end leaves a file alone
-until it has not been changed for two seconds, for somebody may still be writing it; a file that is written elsewhere
+A file is taken as it is when it is first seen: it may not change any more. A stream that does not close at its end
+leaves a file alone until it has not been changed for two seconds, for somebody may still be writing it; a file that is
+written elsewhere
 and renamed into place is read at once if it is older than that. Names that begin with a dot or an underscore, or end in
 ``.partial`` or ``.tmp``, are never read. A bounded run takes what is there at its beginning.
 
@@ -27,7 +28,7 @@ from millstream.primitives.clock import Clock
 from millstream.primitives.errors import PlanError, StepError
 
 SETTLED_US: Final = 2_000_000
-"""So long a file must have been left alone before a stream without an end reads it."""
+"""So long a file must have been left alone before a stream reads it, unless that closes at its end."""
 
 LISTED_AGAIN_S: Final = 1.0
 """How often, at most, a stream looks for new files where that is a request to somebody."""
@@ -57,9 +58,18 @@ class FileIntake:
     channel = "files"
 
     def __init__(
-        self, source: FileSource, marks: Mapping[str, FileMark], *, bounded: bool, clock: Clock
+        self,
+        source: FileSource,
+        marks: Mapping[str, FileMark],
+        *,
+        bounded: bool,
+        takes_unsettled: bool,
+        clock: Clock,
     ) -> None:
-        """Go on behind ``marks``. With ``bounded`` the files are those of now."""
+        """Go on behind ``marks``. With ``bounded`` the files are those of now.
+
+        ``takes_unsettled``: also those that somebody may still be writing.
+        """
         self._source = source
         self._clock = clock
         [self._pattern] = source.patterns
@@ -70,6 +80,7 @@ class FileIntake:
         self._parts: Iterator[pl.DataFrame] | None = None
         self._ahead: pl.DataFrame | None = None
         self.bounded = bounded
+        self._takes_unsettled = takes_unsettled
         self.changed: dict[str, FileMark] = {}
         """What was read by the last ``take``."""
         self._waiting = self._found() if bounded else []
@@ -174,7 +185,7 @@ class FileIntake:
             mark = None if known is not None and known.is_done else self._place.mark(path)
             if mark is None or is_hidden(path):
                 continue
-            if self.bounded or self._place.is_whole or mark.modified_us <= settled_us:
+            if self._takes_unsettled or self._place.is_whole or mark.modified_us <= settled_us:
                 # One that was read in part is the one that was found then.
                 found.append(known or FileMark(path, mark.size_bytes, mark.modified_us))
         return sorted(found, key=lambda mark: (mark.modified_us, mark.path))

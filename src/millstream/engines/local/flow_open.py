@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import islice
 
 from millstream.engines.local import flow_catalog
@@ -21,7 +21,7 @@ from millstream.engines.local.flow_intake import Intake, Intakes, Share, TopicIn
 from millstream.engines.local.flow_lake_intake import LakeIntake
 from millstream.engines.local.flow_lakes import lake_writer
 from millstream.engines.local.flow_learning import training
-from millstream.engines.local.flow_run import StreamRun
+from millstream.engines.local.flow_run import Settings, StreamRun
 from millstream.engines.local.flow_sql import table_writer
 from millstream.engines.local.flow_webhook import webhook_writer
 from millstream.engines.local.log import LocalLog
@@ -35,17 +35,6 @@ from millstream.store import Transaction
 
 OpenedSource = tuple[Source, TopicInfo | None]
 """A source, with the topic if it is one."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a flow is streamed."""
-
-    name: str
-    batch_events: int
-    idle_us: int | None
-    bounded: bool
-    stop: Stop | None = None
 
 
 def opened_sources(log: LocalLog, plan: Plan) -> list[OpenedSource]:
@@ -85,8 +74,7 @@ class OpenStream:
             self._table = resumed_table(log, plan, claim.name, claim.delivery, stop=settings.stop)
             at = iter(range(sum(1 if info is None else info.partitions for _, info in opened)))
             self._intakes += [
-                _intake(log, source, info, claim, at, bounded=settings.bounded, share=share)
-                for source, info in opened
+                _intake(log, source, info, claim, at, settings, share) for source, info in opened
             ]
             self.run = StreamRun(
                 log,
@@ -94,8 +82,7 @@ class OpenStream:
                 # What a unit writes beside its output has the name of the flow.
                 replace(claim, name=settings.name),
                 Intakes(self._intakes),
-                batch_events=settings.batch_events,
-                idle_us=settings.idle_us,
+                settings,
                 table=self._table,
                 trainers=self._learning.enter_context(training(log.store, plan, settings.name)),
             )
@@ -151,11 +138,11 @@ def _intake(
     info: TopicInfo | None,
     claim: Claim,
     numbers: Iterator[int],
-    *,
-    bounded: bool,
+    settings: Settings,
     share: Share | None,
 ) -> Intake:
     """Return where a source is read; ``numbers`` are those of the partitions that come next."""
+    bounded = settings.bounded
     if info is None:
         number = next(numbers)
         if isinstance(source, LakeSource):
@@ -163,7 +150,13 @@ def _intake(
             first = 0 if at is None else at.next_offset
             return LakeIntake(source, claim.inputs, bounded=bounded, next_offset=first)
         assert isinstance(source, FileSource), "tables were refused"
-        return FileIntake(source, claim.inputs, bounded=bounded, clock=log.store.clock)
+        return FileIntake(
+            source,
+            claim.inputs,
+            bounded=bounded,
+            takes_unsettled=settings.closes,
+            clock=log.store.clock,
+        )
     offsets = {
         partition: claim.positions[number].next_offset
         for partition, number in enumerate(islice(numbers, info.partitions))

@@ -79,6 +79,20 @@ class Quiet:
         return self._seen_s.get(partition, self._begun_s)
 
 
+@dataclass(frozen=True)
+class Settings:
+    """How a flow is streamed."""
+
+    name: str
+    batch_events: int
+    idle_us: int | None
+    bounded: bool
+    """Whether it ends at what was there at the beginning."""
+    closes: bool
+    """Whether it then closes what is open, because nothing more can come."""
+    stop: Stop | None = None
+
+
 @dataclass
 class _Totals:
     rows_in: int = 0
@@ -95,7 +109,7 @@ class Turn:
     is_busy: bool = False
     """There were events, and there may be more."""
     is_ended: bool = False
-    """A bounded run is at its end, and everything is closed."""
+    """A bounded run is at its end, and what it closes is closed."""
     wait_s: float | None = None
     """After so long there is something to do though no event comes; None if there is not."""
 
@@ -109,9 +123,8 @@ class StreamRun:
         plan: Plan,
         claim: Claim,
         intake: Intakes,
+        settings: Settings,
         *,
-        batch_events: int,
-        idle_us: int | None,
         table: Writer | None = None,
         trainers: Trainers | None = None,
     ) -> None:
@@ -119,7 +132,7 @@ class StreamRun:
         self._log = log
         self._clock = log.store.clock
         self._claim = claim
-        self._batch_events = batch_events
+        self._batch_events = settings.batch_events
         self._schema = plan.schema
         sink = plan.sink
         self._sink = open_topic(log, sink, plan.schema) if isinstance(sink, TopicSink) else None
@@ -139,7 +152,9 @@ class StreamRun:
         self._late_sinks = self._open_late_sinks(plan)
         self._positions = dict(claim.positions)
         self._intake = intake
-        self._quiet = None if idle_us is None or intake.bounded else Quiet(idle_us, self._clock)
+        self._closes = settings.closes
+        idle_us = None if intake.bounded else settings.idle_us
+        self._quiet = None if idle_us is None else Quiet(idle_us, self._clock)
         self._totals = _Totals()
         self._delays = {phase: Histogram() for phase in PHASES}
         self._published = Histogram()
@@ -196,14 +211,17 @@ class StreamRun:
         return self._intake.backlog(self._intake.ends()) if self._intake.bounded else None
 
     def turn(self) -> Turn:
-        """Process one micro-batch; without events do what an idle stream does. A bounded run closes at its end."""
+        """Process one micro-batch; without events do what an idle stream does. A bounded run is over then."""
         ends = self._intake.ends()
         taken = self._intake.take(self._batch_events, ends)
         if taken:
             self._process(taken, ends)
             return Turn(is_busy=True)
         if self._intake.bounded:
-            self._close_all()
+            if self._closes:
+                self._close_all()
+            else:
+                self.fire_clock()
             return Turn(is_ended=True)
         waits = [self._pass_idle(ends), self._until_clock_s()]
         return Turn(wait_s=min((wait for wait in waits if wait is not None), default=None))
@@ -229,7 +247,7 @@ class StreamRun:
                 taken,
                 next_offsets=self._intake.next_offsets,
                 ends=ends,
-                bounded=self._intake.bounded,
+                bounded=self._closes,
                 idle=frozenset() if self._quiet is None else self._quiet.idle(taken, ends),
             )
         for batch in taken:
@@ -274,8 +292,8 @@ class StreamRun:
         return None if due_us is None else max(due_us - self._clock.now_us(), 0) / 1e6
 
     def fire_clock(self) -> None:
-        """Call the timers of the clock that are due; the end of a bounded run calls all of them."""
-        if self._intake.bounded:
+        """Call the timers of the clock that are due; a run that closes everything calls all of them at its end."""
+        if self._closes:
             return
         due_us, now_us = self._compute.clock_due_us, self._clock.now_us()
         if due_us is not None and due_us <= now_us:

@@ -18,13 +18,13 @@ from millstream.engines.local.flow_files import check_place
 from millstream.engines.local.flow_kept import kept_states
 from millstream.engines.local.flow_open import (
     OpenStream,
-    Settings,
     numbered_places,
     opened_sources,
     resumed_table,
 )
+from millstream.engines.local.flow_run import Settings
 from millstream.engines.local.log import LocalLog
-from millstream.engines.local.stream_checks import check_stream
+from millstream.engines.local.stream_checks import check_stream, refuse_early
 from millstream.engines.local.stream_shared import SharedStream
 from millstream.flows.contract import Stop
 from millstream.flows.fingerprint import fingerprint
@@ -59,8 +59,17 @@ class LocalStream:
     ) -> RunReport:
         """Run from where the flow of that name has come to; see ``StreamEngine``."""
         self.check_stream(plan)
+        if until == "now":
+            refuse_early(plan)
         opened = opened_sources(self._log, plan)
-        settings = Settings(name, batch_events, idle_us, bounded=until == "end", stop=stop)
+        settings = Settings(
+            name,
+            batch_events,
+            idle_us,
+            bounded=until is not None,
+            closes=until == "end",
+            stop=stop,
+        )
         flow_id = flow_units.flow_id_of(self._log.store, name)
         if flow_id is None and not shared:
             claim = flow_catalog.claim(

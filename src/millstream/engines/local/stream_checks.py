@@ -73,6 +73,20 @@ def check_stream(plan: Plan) -> None:
     _check_times(branches(plan), found)
 
 
+def refuse_early(plan: Plan) -> None:
+    """Raise PlanError for rows that wait for the clock: a run that ends with what is there would not see it."""
+    for part in parts_of(plan):
+        for number, step in enumerate(part.steps, 1):
+            window = step.window if isinstance(step, Aggregation) else None
+            if window is not None and window.emission.every_us:
+                raise PlanError(
+                    f'emit=ms.{window.emission.text()} and until="now": the run is over before the clock is due',
+                    where=f"step {number}, window",
+                    expected='emit="close" or emit="update"',
+                    next_step='write emit="update", or stream without until=',
+                )
+
+
 def _check_merging(plan: Plan) -> None:
     """Raise PlanError for what may not stand before a union or a join."""
     match plan.source:

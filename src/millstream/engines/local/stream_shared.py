@@ -21,11 +21,10 @@ from millstream.engines.local.flow_intake import Share
 from millstream.engines.local.flow_open import (
     OpenedSource,
     OpenStream,
-    Settings,
     numbered_places,
     resumed_table,
 )
-from millstream.engines.local.flow_run import STOP_CHECK_S
+from millstream.engines.local.flow_run import STOP_CHECK_S, Settings
 from millstream.engines.local.flow_units import Membership, Unit
 from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
