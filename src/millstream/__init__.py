@@ -37,6 +37,7 @@ from millstream.flows.lakes import delta, iceberg
 from millstream.flows.learning import Model
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
+from millstream.flows.triggers import after, arrival, gathered
 from millstream.flows.webhook import webhook
 from millstream.flows.windows import calendar, count_window, hopping, session, sliding, tumbling
 from millstream.log.contract import PartitionLag
@@ -47,13 +48,13 @@ from millstream.primitives.backoff import Backoff
 from millstream.primitives.durability import Durability
 from millstream.primitives.errors import MillstreamError
 from millstream.primitives.histogram import Histogram
+from millstream.primitives.schedule_times import cron, every
 from millstream.primitives.schema import Timestamp
 from millstream.tasks import signals
 from millstream.tasks.batch import Batch
 from millstream.tasks.bound import BoundBatch, BoundTask
 from millstream.tasks.dependencies import Depends
 from millstream.tasks.result import AsyncResult
-from millstream.tasks.schedule_times import cron, every
 from millstream.tasks.signature import Signature
 from millstream.tasks.states import TaskState
 from millstream.tasks.task import Task
@@ -90,11 +91,13 @@ __all__ = [
     "Timestamp",
     "Topic",
     "Unique",
+    "after",
     "aggregator",
     "approx_n_unique",
     "approx_quantile",
     "arg_max",
     "arg_min",
+    "arrival",
     "calendar",
     "chain",
     "chord",
@@ -109,6 +112,7 @@ __all__ = [
     "errors",
     "every",
     "first",
+    "gathered",
     "group",
     "hopping",
     "iceberg",

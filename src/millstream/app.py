@@ -20,6 +20,7 @@ from millstream.engines.local.tasks import LocalTasks
 from millstream.engines.registry import engine_of
 from millstream.flows.flow import Flow
 from millstream.flows.models import ModelStore
+from millstream.flows.triggers import TriggerRegistry
 from millstream.log.definition import topic_spec
 from millstream.log.topic import Topic, TopicTransaction
 from millstream.primitives.clock import SYSTEM_CLOCK, Clock
@@ -145,6 +146,10 @@ class App:
         """The schedules that were declared, and those in the store."""
         self.schedule = self.schedules.declare
         """Declare a schedule: ``app.schedule("report", report.s(), ms.cron("0 9 * * *"))``."""
+        self.triggers = TriggerRegistry(engine=lambda: self._engines().triggers)
+        """The flows that run by themselves: look at them, run what is due. See ``TriggerRegistry``."""
+        self.trigger = self.triggers.declare
+        """The decorator of a function that returns a flow: ``@app.trigger(ms.cron("0 3 * * *"))``."""
 
     def _engines(self) -> Embedded:
         engines = self._open

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from millstream.primitives.errors import ConfigurationError
-from millstream.tasks.schedule_times import cron, every, first_due
+from millstream.primitives.schedule_times import cron, every, first_due
 
 # The days around a change, with what is odd about it.
 CHANGES = [

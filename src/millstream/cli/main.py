@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "state": "Show what the steps of a stream keep.",
     "stream": "Run a flow as a stream.",
     "tasks": "List, show, retry, revoke and purge tasks.",
+    "triggers": "Run flows at times, when files arrive, after others.",
     "topics": "List topics, their size, and how far groups are behind.",
     "webhook": "Take events over HTTP.",
     "worker": "Run tasks.",

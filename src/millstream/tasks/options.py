@@ -11,13 +11,13 @@ from typing import TypedDict, cast
 from millstream.primitives.backoff import Backoff, BackoffLike, backoff_of
 from millstream.primitives.duration import Duration, duration_us
 from millstream.primitives.errors import ConfigurationError
+from millstream.primitives.schedule_times import Times, TimesLike, times_of
 from millstream.primitives.size import Size, size_bytes
 from millstream.tasks.attempt_limits import UNLIMITED, AttemptLimits, checked
 from millstream.tasks.batch import Batch
 from millstream.tasks.gates import limit_of
 from millstream.tasks.limits import NAME_LENGTH_MAX, RETRIES_MAX
 from millstream.tasks.retry import DEFAULT_POLICY, RetryPolicy, RetryRule, RetryRuleLike
-from millstream.tasks.schedule_times import Times, TimesLike, times_of
 from millstream.tasks.unique import Unique, UniqueLike, unique_of
 
 PRIORITY_MIN = 0

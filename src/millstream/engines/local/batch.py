@@ -23,6 +23,7 @@ from millstream.engines.local.flow_counting import CountKernel
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import check_place, outgoing_of_batch, write_file
+from millstream.engines.local.flow_finished import note_finished
 from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_lakes import owner_of, write_lake
 from millstream.engines.local.flow_learning import Trainers, fitted, training
@@ -224,6 +225,8 @@ class _BatchRun:
             for trainer, learned in taught:
                 trainer.store(tx, learned)
             self._record(tx, delays)
+            if not self._collect:
+                note_finished(tx, self._name)
 
         commit_staged(self._log, outputs, work)
 

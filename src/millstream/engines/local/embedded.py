@@ -17,6 +17,7 @@ from millstream.store import Store
 
 if TYPE_CHECKING:
     from millstream.engines.local.flow_model_store import LocalModels
+    from millstream.engines.local.flow_triggers import LocalTriggers
     from millstream.engines.local.flows import LocalFlows
 
 
@@ -51,6 +52,13 @@ class Embedded:
         from millstream.engines.local.flow_model_store import LocalModels
 
         return LocalModels(self.store)
+
+    @property
+    def triggers(self) -> LocalTriggers:
+        """The triggers of flows, which bring Polars too."""
+        from millstream.engines.local.flow_triggers import LocalTriggers
+
+        return LocalTriggers(self.log)
 
     @property
     def closed(self) -> bool:

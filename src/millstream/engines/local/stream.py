@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from millstream.engines.local import flow_catalog, flow_units
 from millstream.engines.local.flow_files import check_place
+from millstream.engines.local.flow_finished import note_finished
 from millstream.engines.local.flow_kept import kept_states
 from millstream.engines.local.flow_open import (
     OpenStream,
@@ -83,11 +84,18 @@ class LocalStream:
                     stream.run.loop(stop=stop, progress=progress)
                 finally:
                     stream.close()
+                self._note_end(settings)
                 return stream.run.report()
             self._log.store.write(lambda tx: flow_catalog.release(tx, claim))
         if flow_id is not None and not shared:
             flow_units.refuse_shared(self._log.store, name, flow_id)
-        return SharedStream(self._log, plan, opened, settings).loop(stop=stop, progress=progress)
+        report = SharedStream(self._log, plan, opened, settings).loop(stop=stop, progress=progress)
+        self._note_end(settings)
+        return report
+
+    def _note_end(self, settings: Settings) -> None:
+        if settings.bounded and (settings.stop is None or not settings.stop.is_set()):
+            self._log.store.write(lambda tx: note_finished(tx, settings.name))
 
     def state(
         self, plan: Plan, *, name: str, step: int | None, key: object, rows_max: int

@@ -27,6 +27,8 @@ from millstream.primitives.errors import (
 )
 from millstream.primitives.identity import new_id
 from millstream.primitives.limits import WAIT_FALLBACK_S
+from millstream.primitives.schedule_missed import Firing, Missed, firing
+from millstream.primitives.schedule_times import Once, Times, first_due
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
 from millstream.store.locks import FileLock
@@ -41,8 +43,6 @@ from millstream.tasks.schedule import (
     message_at,
     run_id,
 )
-from millstream.tasks.schedule_missed import Firing, Missed, firing
-from millstream.tasks.schedule_times import Once, Times, first_due
 
 CHANNEL = "schedules"
 STAND_IN_US = 2_000_000

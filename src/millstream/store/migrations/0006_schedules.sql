@@ -4,7 +4,7 @@ CREATE TABLE schedules (
     name TEXT PRIMARY KEY,
     -- The app that declares it; NULL for one that was stored by hand and stays until it is removed by hand.
     owner TEXT,
-    -- When, as JSON: see millstream/tasks/schedule_times.py.
+    -- When, as JSON: see millstream/primitives/schedule_times.py.
     times TEXT NOT NULL,
     missed TEXT NOT NULL CHECK (missed IN ('skip', 'latest', 'all')),
     task TEXT NOT NULL,

@@ -20,7 +20,7 @@ from enum import StrEnum
 from itertools import takewhile
 
 from millstream.primitives.errors import ConfigurationError
-from millstream.tasks.schedule_times import Every, Times, first_due
+from millstream.primitives.schedule_times import Every, Times, first_due
 
 ON_TIME_US = 60_000_000
 """A run that is enqueued at most this late was not missed."""

@@ -1,0 +1,3 @@
+SELECT runs
+FROM flow_finished
+WHERE name = ?

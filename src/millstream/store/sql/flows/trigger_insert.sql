@@ -1,0 +1,3 @@
+INSERT INTO flow_trigger (name, anchor_us, seen)
+VALUES (?, ?, ?)
+ON CONFLICT (name) DO NOTHING

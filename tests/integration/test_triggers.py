@@ -1,0 +1,449 @@
+"""Flows that run by themselves: each condition, what a kill leaves, one process at a time, and the commands."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import millstream as ms
+from millstream.engines.local.flow_file_intake import SETTLED_US
+from millstream.engines.local.flow_triggers import BACKOFF
+from millstream.flows.triggers import TriggerStatus
+from millstream.primitives.errors import ConfigurationError, MillstreamError
+from millstream.primitives.telemetry import set_listener
+from millstream.store.locks import FileLock
+from millstream.testing import VirtualClock
+from tests.flows_kit import Crash, crash_at
+
+PATIENCE_S = 60.0
+
+
+@pytest.fixture
+def clock() -> VirtualClock:
+    return VirtualClock()
+
+
+@pytest.fixture
+def app(store_path: Path, clock: VirtualClock) -> Iterator[ms.App]:
+    with ms.App("shop", store=store_path, durability="process", clock=clock) as app:
+        app.topic("orders", schema={"eur": int}, partitions=2).append([])
+        yield app
+
+
+def add(app: ms.App, *values: int) -> None:
+    topic = app.topic("orders", schema={"eur": int}, partitions=2)
+    for number, value in enumerate(values):
+        topic.append({"eur": value}, partition=number % 2)
+
+
+def declare(app: ms.App, *conditions: object, mode: str = "batch", name: str = "job") -> None:
+    @app.trigger(*conditions, mode=mode, name=name)  # type: ignore[arg-type]
+    def job() -> ms.Flow:
+        return app.read("orders").write(f"out_{name}")
+
+
+def out(app: ms.App, name: str = "job") -> list[int]:
+    found = app.read(f"out_{name}").collect()["eur"].to_pylist()
+    return sorted(found)
+
+
+def only(app: ms.App) -> TriggerStatus:
+    [status] = app.triggers.list()
+    return status
+
+
+def test_an_interval_runs_once_each_time_and_once_for_all_that_were_missed(
+    app: ms.App, clock: VirtualClock
+) -> None:
+    """first look ──┊──10m──▶ run ──┊──10m──10m──10m──▶ one run"""
+    declare(app, ms.every("10m"))
+    add(app, 1)
+    assert app.triggers.run_due() == 0
+    clock.advance("9m")
+    assert app.triggers.run_due() == 0
+    clock.advance("1m")
+    assert app.triggers.run_due() == 1
+    assert app.triggers.run_due() == 0
+    clock.advance("35m")
+    assert app.triggers.run_due() == 1
+    assert app.triggers.run_due() == 0
+    clock.advance("5m")  # the multiple of the first look, not of the run
+    assert app.triggers.run_due() == 1
+    assert only(app).runs == 3
+
+
+def test_cron_follows_the_wall_clock(app: ms.App, clock: VirtualClock) -> None:
+    declare(app, ms.cron("0 3 * * *", tz="Europe/Berlin"))
+    assert app.triggers.run_due() == 0
+    due_us = only(app).due_us
+    assert due_us is not None
+    clock.jump(due_us - clock.now_us() - 1)
+    assert app.triggers.run_due() == 0
+    clock.jump(1)
+    assert app.triggers.run_due() == 1
+    assert only(app).due_us == due_us + 86_400_000_000
+
+
+def test_files_count_once_they_were_left_alone_and_again_when_they_change(
+    app: ms.App, clock: VirtualClock, tmp_path: Path
+) -> None:
+    inbox = tmp_path / "inbox"
+    inbox.mkdir()
+
+    def put(name: str, text: str, *, age_us: int) -> None:
+        (inbox / name).write_text(text)
+        at_ns = (clock.now_us() - age_us) * 1000
+        os.utime(inbox / name, ns=(at_ns, at_ns))
+
+    @app.trigger(ms.arrival(f"{inbox}/*.csv"))
+    def load() -> ms.Flow:
+        return app.read(f"{inbox}/*.csv").write(f"{tmp_path}/all.csv")
+
+    assert app.triggers.run_due() == 0
+    put("a.csv", "n\n1\n", age_us=SETTLED_US - 1)
+    put(".b.csv", "n\n1\n", age_us=SETTLED_US)
+    put("c.txt", "n\n1\n", age_us=SETTLED_US)
+    assert app.triggers.run_due() == 0
+    clock.jump(1)
+    assert app.triggers.run_due() == 1
+    assert (tmp_path / "all.csv").read_text() == "n\n1\n"
+    assert app.triggers.run_due() == 0
+    put("a.csv", "n\n5\n", age_us=SETTLED_US)
+    put("d.csv", "n\n2\n", age_us=SETTLED_US)
+    assert app.triggers.run_due() == 1
+    assert sorted((tmp_path / "all.csv").read_text().split()[1:]) == ["2", "5"]
+    (inbox / "d.csv").unlink()
+    assert app.triggers.run_due() == 0
+
+
+def test_files_that_are_there_at_first_have_arrived(
+    app: ms.App, clock: VirtualClock, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("n\n1\n")
+    os.utime(tmp_path / "a.csv", ns=(clock.now_us() * 1000 - SETTLED_US * 1000,) * 2)
+
+    @app.trigger(ms.arrival(str(tmp_path / "a.csv")))
+    def load() -> ms.Flow:
+        return app.read(str(tmp_path / "a.csv")).write("loaded")
+
+    assert app.triggers.run_due() == 1
+    assert app.triggers.run_due() == 0
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda flow: flow.run(),
+        lambda flow: flow.stream(until="end"),
+        lambda flow: flow.stream(until="now", shared=True),
+    ],
+)
+def test_a_flow_runs_after_another_has_ended(
+    app: ms.App, end: Callable[[ms.Flow], ms.RunReport]
+) -> None:
+    declare(app, ms.after("ingest"))
+    flow = app.read("orders").write("copied").named("ingest")
+    flow.run()  # before the first look: not waited for
+    assert app.triggers.run_due() == 0
+    end(flow)
+    assert app.triggers.run_due() == 1
+    assert app.triggers.run_due() == 0
+    flow.collect()  # shows rows to somebody, and ends nothing
+    assert app.triggers.run_due() == 0
+
+
+def test_triggers_of_a_chain_run_in_one_look_and_only_after_a_success(
+    app: ms.App, clock: VirtualClock
+) -> None:
+    is_broken = True
+
+    @app.trigger(ms.gathered("orders", events=1))
+    def first() -> ms.Flow:
+        if is_broken:
+            raise RuntimeError("no connection")
+        return app.read("orders").write("firsts")
+
+    declare(app, ms.after("first"), name="second")
+    add(app, 1)
+    heard: list[str] = []
+    assert app.triggers.run_due(report=heard.append) == 1
+    assert ["second" in line for line in heard] == [False]
+    is_broken = False
+    clock.advance("5s")
+    assert app.triggers.run_due() == 2
+    assert [one.runs for one in app.triggers.list()] == [1, 1]
+
+
+def test_events_gather_by_number_and_by_time(app: ms.App, clock: VirtualClock) -> None:
+    """orders   •• ┊ • ──▶ run at three ┊ • ──5m──▶ run of the one"""
+    declare(app, ms.gathered("orders", events=3, within="5m"), mode="stream")
+    assert app.triggers.run_due() == 0
+    add(app, 1, 2)
+    assert app.triggers.run_due() == 0
+    add(app, 3)
+    assert app.triggers.run_due() == 1
+    assert out(app) == [1, 2, 3]
+    clock.advance("1h")
+    assert app.triggers.run_due() == 0
+    add(app, 4)
+    assert only(app).due_us == clock.now_us() + 300_000_000
+    clock.advance("4m")
+    add(app, 5)
+    assert app.triggers.run_due() == 0
+    clock.advance("1m")
+    assert app.triggers.run_due() == 1
+    assert out(app) == [1, 2, 3, 4, 5]
+
+
+def test_a_topic_may_come_later(app: ms.App) -> None:
+    @app.trigger(ms.gathered("new", events=1, within="1s"))
+    def job() -> ms.Flow:
+        return app.read("new").write("copied")
+
+    assert app.triggers.run_due() == 0
+    app.topic("new", schema={"n": int}).append([{"n": 1}])
+    assert app.triggers.run_due() == 1
+
+
+def test_what_comes_while_a_run_goes_on_counts_for_the_next(app: ms.App) -> None:
+    @app.trigger(ms.gathered("orders", events=1), mode="stream")
+    def job() -> ms.Flow:
+        return app.read("orders").write("out_job")
+
+    def come(step: str) -> None:
+        if step == "trigger.ran":
+            set_listener(None)
+            add(app, 2)
+
+    add(app, 1)
+    set_listener(come)
+    try:
+        assert app.triggers.run_due() == 1
+    finally:
+        set_listener(None)
+    assert out(app) == [1]
+    assert app.triggers.run_due() == 1
+    assert out(app) == [1, 2]
+
+
+def test_any_of_several_conditions_is_enough_and_a_new_one_begins_to_wait(
+    store_path: Path, clock: VirtualClock
+) -> None:
+    def opened(*conditions: object) -> ms.App:
+        app = ms.App("shop", store=store_path, durability="process", clock=clock)
+        app.topic("orders", schema={"eur": int}, partitions=2).append([])
+        declare(app, *conditions)
+        return app
+
+    with opened(ms.gathered("orders", events=2)) as app:
+        add(app, 1, 2)
+        assert app.triggers.run_due() == 1
+    clock.advance("1h")
+    with opened(ms.gathered("orders", events=2), ms.every("10m")) as app:
+        assert app.triggers.run_due() == 0
+        assert only(app).due_us == clock.now_us() + 600_000_000
+        add(app, 3, 4)
+        assert app.triggers.run_due() == 1
+        clock.advance("10m")
+        assert app.triggers.run_due() == 1
+        assert only(app).runs == 3
+
+
+def test_a_run_that_fails_is_told_and_tried_again_ever_later(
+    app: ms.App, clock: VirtualClock
+) -> None:
+    calls: list[int] = []
+
+    @app.trigger(ms.gathered("orders", events=1))
+    def job() -> ms.Flow:
+        calls.append(clock.now_us())
+        if len(calls) < 4:
+            raise ValueError("the disk is away")
+        return app.read("orders").write("out_job")
+
+    add(app, 1)
+    heard: list[str] = []
+    for failures in (1, 2, 3):
+        assert app.triggers.run_due(report=heard.append) == 1
+        status = only(app)
+        assert (status.failures, status.error) == (failures, "ValueError: the disk is away")
+        wait_us = BACKOFF.bound_us(failures)
+        assert status.due_us == clock.now_us() + wait_us
+        clock.jump(wait_us - 1)
+        assert app.triggers.run_due(report=heard.append) == 0
+        clock.jump(1)
+    assert heard[0] == "trigger job failed, and is tried again in 5 s: ValueError: the disk is away"
+    assert app.triggers.run_due() == 1
+    status = only(app)
+    assert (status.failures, status.error, status.runs) == (0, None, 1)
+    assert out(app) == [1]
+
+
+def test_what_is_no_flow_is_told(app: ms.App) -> None:
+    @app.trigger(ms.gathered("orders", events=1))
+    def job() -> ms.Flow:
+        return 5  # type: ignore[return-value]
+
+    add(app, 1)
+    app.triggers.run_due()
+    assert "the function gave a int" in str(only(app).error)
+
+
+@pytest.mark.parametrize("step", ["trigger.noted", "flow.read", "flow.committed", "trigger.ran"])
+@pytest.mark.parametrize("mode", ["batch", "stream"])
+def test_a_kill_at_any_step_loses_no_run_and_a_stream_repeats_nothing(
+    store_path: Path, tmp_path: Path, clock: VirtualClock, step: str, mode: str
+) -> None:
+    target = f"{tmp_path}/out.parquet" if mode == "batch" else f"{tmp_path}/out/"
+
+    def opened() -> ms.App:
+        app = ms.App("shop", store=store_path, durability="process", clock=clock)
+        app.topic("orders", schema={"eur": int}, partitions=2).append([])
+
+        @app.trigger(ms.gathered("orders", events=2), mode=mode)
+        def job() -> ms.Flow:
+            return app.read("orders").write(target)
+
+        return app
+
+    app = opened()
+    add(app, 1, 2, 3)
+    crash_at(step, 1)
+    crashed = False
+    try:
+        app.triggers.run_due()
+    except Crash:
+        crashed = True
+    finally:
+        set_listener(None)
+        app.close()
+    assert crashed or (mode == "batch" and step in {"flow.read", "flow.committed"})
+    with opened() as app:
+        assert app.triggers.run_due() == int(crashed)
+        assert app.triggers.run_due() == 0
+        assert only(app).runs == 1
+        assert sorted(app.read(target).collect()["eur"].to_pylist()) == [1, 2, 3]
+
+
+def test_one_process_at_a_time_does_it(app: ms.App, store_path: Path) -> None:
+    declare(app, ms.gathered("orders", events=1))
+    add(app, 1)
+    other = FileLock(store_path / "run" / "triggers.lock")
+    assert other.try_acquire()
+    assert app.triggers.run_due() == 0
+    other.close()
+    assert app.triggers.run_due() == 1
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (lambda app: app.trigger(), "without a condition"),
+        (lambda app: app.trigger("10m"), r"ms\.every"),
+        (lambda app: app.trigger(ms.every("1m"), mode="both"), "mode='both'"),
+        (lambda app: app.trigger(ms.gathered("orders")), "neither how many nor how long"),
+        (lambda app: app.trigger(ms.gathered("orders", events=0)), "events=0"),
+        (lambda app: app.trigger(ms.gathered("orders", events=1.5)), r"events=1\.5"),
+        (lambda app: app.trigger(ms.gathered("orders", within="0s")), "above zero"),
+        (lambda app: app.trigger(ms.arrival("")), r"arrival\(''\)"),
+        (lambda app: app.trigger(ms.after(7)), r"after\(7\)"),
+        (lambda app: (declare(app, ms.every("1m")), declare(app, ms.every("1m"))), "two triggers"),
+        (lambda app: app.triggers.run_due(), "no trigger"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    app: ms.App, wrong: Callable[[ms.App], object], says: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=says):
+        wrong(app)
+
+
+def test_a_place_that_cannot_be_looked_at_is_a_failure_and_not_the_end(
+    app: ms.App, clock: VirtualClock
+) -> None:
+    declare(app, ms.arrival("nowhere://files/*.csv"), name="remote")
+    declare(app, ms.gathered("orders", events=1), name="near")
+    add(app, 1)
+    heard: list[str] = []
+    assert app.triggers.run_due(report=heard.append) == 1
+    assert re.match(r"trigger remote failed, and is tried again in 5 s: .*nowhere", heard[0])
+    assert out(app, "near") == [1]
+    with pytest.raises(MillstreamError, match="nowhere"):
+        app.triggers.list()
+
+
+MODULE = """
+import millstream as ms
+
+app = ms.App("shop", store="shop.mill", durability="process")
+orders = app.topic("orders", schema={"eur": int})
+
+
+@app.trigger(ms.gathered("orders", events=1), mode="stream")
+def copied() -> ms.Flow:
+    return app.read(orders).write("copies")
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ms.App]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop.py").write_text(MODULE)
+    with ms.App("test", store=tmp_path / "shop.mill", durability="process") as app:
+        app.topic("orders", schema={"eur": int}).append({"eur": 1})
+        app.topic("copies", schema={"eur": int}).append([])
+        yield app
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "millstream", "triggers", *words, "-A", "shop:app"]
+
+
+def test_the_command_runs_what_is_due_and_goes_on_after_a_kill(shop: ms.App) -> None:
+    orders = shop.topic("orders", schema={"eur": int})
+    with shop.topic("copies", schema={"eur": int}).consume("looker") as consumer:
+
+        def came() -> list[int]:
+            batch = consumer.poll(PATIENCE_S)
+            assert batch is not None, "nothing came"
+            return [event["eur"] for event in batch.to_pylist()]
+
+        with subprocess.Popen(command("run"), stdout=subprocess.PIPE, text=True) as first:
+            assert came() == [1]
+            first.kill()
+        orders.append({"eur": 2})
+        with (
+            subprocess.Popen(command("run"), stdout=subprocess.PIPE, text=True) as second,
+            subprocess.Popen(command("run"), stdout=subprocess.PIPE, text=True) as stand_in,
+        ):
+            assert came() == [2]
+            orders.append({"eur": 3})
+            assert came() == [3]
+            for process in (second, stand_in):
+                process.send_signal(signal.SIGTERM)
+            said = [process.communicate(timeout=PATIENCE_S)[0] for process in (second, stand_in)]
+            assert [second.returncode, stand_in.returncode] == [0, 0]
+    assert all("copied (stream): 1 event in orders" in text for text in said)
+    assert "flow copied: stream, 1 rows in, 1 out" in "".join(said)
+
+
+def test_the_commands_once_and_list(shop: ms.App) -> None:
+    def ran(*words: str) -> str:
+        done = subprocess.run(command(*words), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = ran("list")
+    assert "copied (stream): 1 event in orders" in first
+    assert "not by time" not in first, "it is due"
+    assert "never ran; runs: 0" in first
+    assert ran("run", "--once").splitlines()[-1] == "1 run"
+    assert ran("run", "--once").splitlines() == ["0 runs"]
+    assert re.search(r"due: not by time alone; last run: 20.* runs: 1\n", ran("list"))
