@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -108,14 +109,17 @@ def test_files_count_once_they_were_left_alone_and_again_when_they_change(
 
     assert app.triggers.run_due() == 0
     put("a.csv", "n\n1\n", age_us=SETTLED_US - 1)
-    put(".b.csv", "n\n1\n", age_us=SETTLED_US)
+    put("_b.csv", "n\n1\n", age_us=SETTLED_US)
     put("c.txt", "n\n1\n", age_us=SETTLED_US)
     assert app.triggers.run_due() == 0
+    (inbox / "_b.csv").unlink()  # a batch would read it
     clock.jump(1)
     assert app.triggers.run_due() == 1
     assert (tmp_path / "all.csv").read_text() == "n\n1\n"
     assert app.triggers.run_due() == 0
+    clock.advance("1s")
     put("a.csv", "n\n5\n", age_us=SETTLED_US)
+    assert app.triggers.run_due() == 1
     put("d.csv", "n\n2\n", age_us=SETTLED_US)
     assert app.triggers.run_due() == 1
     assert sorted((tmp_path / "all.csv").read_text().split()[1:]) == ["2", "5"]
@@ -157,6 +161,58 @@ def test_a_flow_runs_after_another_has_ended(
     assert app.triggers.run_due() == 0
     flow.collect()  # shows rows to somebody, and ends nothing
     assert app.triggers.run_due() == 0
+
+
+def test_a_stream_that_was_stopped_has_not_ended(app: ms.App) -> None:
+    declare(app, ms.after("ingest"))
+    assert app.triggers.run_due() == 0
+    told = threading.Event()
+    told.set()
+    app.read("orders").write("copied").named("ingest").stream(until="end", stop=told)
+    assert app.triggers.run_due() == 0
+
+
+def test_one_that_is_new_waits_for_what_others_do_in_the_same_look(app: ms.App) -> None:
+    declare(app, ms.gathered("orders", events=1), name="first")
+    declare(app, ms.after("first"), name="second")
+    add(app, 1)
+    assert app.triggers.run_due() == 2
+
+
+@pytest.mark.parametrize(("mode", "runs"), [("stream", 0), ("batch", 1)])
+def test_a_stream_that_is_stopped_may_not_have_come_to_its_end(
+    app: ms.App, mode: str, runs: int
+) -> None:
+    declare(app, ms.gathered("orders", events=1), mode=mode)
+    add(app, 1)
+    stop = threading.Event()
+    set_listener(lambda step: stop.set() if step.startswith("flow.") else None)
+    try:
+        app.triggers.run(stop=stop)
+    finally:
+        set_listener(None)
+    assert only(app).runs == runs
+    assert app.triggers.run_due() == 1 - runs
+    assert out(app) == [1]
+
+
+def test_a_note_is_not_stored_over_that_of_another_process(app: ms.App) -> None:
+    declare(app, ms.gathered("orders", events=1))
+    add(app, 1)
+    store = app.log_engine.store
+
+    def other(step: str) -> None:
+        if step == "trigger.ran":
+            set_listener(None)
+            params = {"name": "job", "turn": 0, "seen": "{}"}
+            assert store.write(lambda tx: tx.run("flows/trigger_see", params))
+
+    set_listener(other)
+    try:
+        assert app.triggers.run_due() == 1
+    finally:
+        set_listener(None)
+    assert only(app).runs == 0
 
 
 def test_triggers_of_a_chain_run_in_one_look_and_only_after_a_success(
@@ -375,6 +431,8 @@ def test_a_place_that_cannot_be_looked_at_is_a_failure_and_not_the_end(
     assert app.triggers.run_due(report=heard.append) == 1
     assert re.match(r"trigger remote failed, and is tried again in 5 s: .*nowhere", heard[0])
     assert out(app, "near") == [1]
+    assert app.triggers.run_due(report=heard.append) == 0
+    assert len([line for line in heard if "remote" in line]) == 1, "it waits before it looks again"
     with pytest.raises(MillstreamError, match="nowhere"):
         app.triggers.list()
 
