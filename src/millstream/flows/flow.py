@@ -415,7 +415,9 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
         Raises PlanError, StepError, and Fenced when another process streams the flow.
         """
         if until not in (None, "end", "now"):
-            raise PlanError(f"stream(until={until!r})", expected="None, 'end' or 'now'")
+            raise PlanError(
+                f"stream(until={until!r}) says nothing", expected="None, 'end' or 'now'"
+            )
         if batch_events < 1:
             raise PlanError(f"a batch of {batch_events} events", expected="at least one")
         idle_us = None if idle is None else duration_us(idle)
