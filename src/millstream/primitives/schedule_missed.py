@@ -48,6 +48,7 @@ def missed_of(value: str) -> Missed:
         raise ConfigurationError(
             f"{value!r} does not say what becomes of missed runs",
             expected=", ".join(repr(str(one)) for one in Missed),
+            next_step="leave it out for 'latest'",
         ) from None
 
 

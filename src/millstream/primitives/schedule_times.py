@@ -164,6 +164,7 @@ def times_of(value: TimesLike) -> Times:
     raise ConfigurationError(
         f"{value!r} does not say when",
         expected="ms.cron('0 9 * * *', tz='Europe/Berlin'), ms.every('5m'), or a datetime with a time zone",
+        next_step="write the text of a time as ms.cron(…), and an interval as ms.every(…)",
     )
 
 

@@ -1,0 +1,85 @@
+"""``millstream triggers``: processes that run what is due, are killed, stand in and are stopped."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import millstream as ms
+
+PATIENCE_S = 60.0
+
+MODULE = """
+import millstream as ms
+
+app = ms.App("shop", store="shop.mill", durability="process")
+orders = app.topic("orders", schema={"eur": int})
+
+
+@app.trigger(ms.gathered("orders", events=1), mode="stream")
+def copied() -> ms.Flow:
+    return app.read(orders).write("copies")
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ms.App]:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "shop.py").write_text(MODULE)
+    with ms.App("test", store=tmp_path / "shop.mill", durability="process") as app:
+        app.topic("orders", schema={"eur": int}).append({"eur": 1})
+        app.topic("copies", schema={"eur": int}).append([])
+        yield app
+
+
+def command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "millstream", "triggers", *words, "-A", "shop:app"]
+
+
+def test_the_command_runs_what_is_due_and_goes_on_after_a_kill(shop: ms.App) -> None:
+    orders = shop.topic("orders", schema={"eur": int})
+    with shop.topic("copies", schema={"eur": int}).consume("looker") as consumer:
+
+        def came() -> list[int]:
+            batch = consumer.poll(PATIENCE_S)
+            assert batch is not None, "nothing came"
+            return [event["eur"] for event in batch.to_pylist()]
+
+        with subprocess.Popen(command("run"), stdout=subprocess.PIPE, text=True) as first:
+            assert came() == [1]
+            first.kill()
+        orders.append({"eur": 2})
+        with (
+            subprocess.Popen(command("run"), stdout=subprocess.PIPE, text=True) as second,
+            subprocess.Popen(command("run"), stdout=subprocess.PIPE, text=True) as stand_in,
+        ):
+            assert came() == [2]
+            orders.append({"eur": 3})
+            assert came() == [3]
+            for process in (second, stand_in):
+                process.send_signal(signal.SIGTERM)
+            said = [process.communicate(timeout=PATIENCE_S)[0] for process in (second, stand_in)]
+            assert [second.returncode, stand_in.returncode] == [0, 0]
+    assert all("copied (stream): 1 event in orders" in text for text in said)
+    assert "flow copied: stream, 1 rows in, 1 out" in "".join(said)
+
+
+def test_the_commands_once_and_list(shop: ms.App) -> None:
+    def ran(*words: str) -> str:
+        done = subprocess.run(command(*words), capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    first = ran("list")
+    assert "copied (stream): 1 event in orders" in first
+    assert "not by time" not in first, "it is due"
+    assert "never ran; runs: 0" in first
+    assert ran("run", "--once").splitlines()[-1] == "1 run"
+    assert ran("run", "--once").splitlines() == ["0 runs"]
+    assert re.search(r"due: not by time alone; last run: 20.* runs: 1\n", ran("list"))
