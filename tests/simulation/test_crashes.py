@@ -27,7 +27,7 @@ from tests.simulation.ledger import (
 )
 
 SOURCE = Path(millstream.__file__).parent
-OTHERS = ("task.", "flow.", "schedule.", "workflow.", "outbox.", "worker.", "events.")
+OTHERS = ("task.", "flow.", "schedule.", "trigger.", "workflow.", "outbox.", "worker.", "events.")
 """Steps that the tests of tasks and flows kill at."""
 
 Scenario = Callable[..., None]
