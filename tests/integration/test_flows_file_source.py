@@ -191,6 +191,19 @@ def test_names_of_files_on_their_way_are_passed_over(landing: Path) -> None:
     assert taken(intake(landing, bounded=True)) == [1]
 
 
+@pytest.mark.parametrize("pattern", ["", "/*.parquet", "/_b.parquet"])
+def test_a_batch_passes_over_the_names_that_a_stream_does(
+    world: LocalWorld, landing: Path, pattern: str
+) -> None:
+    for number, name in enumerate(["a", "_b", ".c"]):
+        put(landing, f"{name}.parquet", number)
+    flow = world.flows.read(f"{landing}{pattern}")
+    batch = flow.collect()["n"].to_pylist()
+    assert batch == ([1] if pattern == "/_b.parquet" else [0])
+    flow.write("out").stream(until="end")
+    assert numbers(world) == batch
+
+
 def test_files_are_read_in_the_order_of_their_change(landing: Path) -> None:
     put(landing, "a.csv", 3, age_s=10)
     put(landing, "b.csv", 1, age_s=30)

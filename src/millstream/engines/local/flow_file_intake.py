@@ -2,9 +2,9 @@
 
 A file is taken as it is when it is first seen: it may not change any more. A stream that does not close at its end
 leaves a file alone until it has not been changed for two seconds, for somebody may still be writing it; a file that is
-written elsewhere
-and renamed into place is read at once if it is older than that. Names that begin with a dot or an underscore, or end in
-``.partial`` or ``.tmp``, are never read. A bounded run takes what is there at its beginning.
+written elsewhere and renamed into place is read at once if it is older than that. Names that begin with a dot or an
+underscore, or end in ``.partial`` or ``.tmp``, are not read unless they are named outright. A bounded run takes what is
+there at its beginning.
 
 All files are one source partition, in the order of their times of change, then of their names. What was read of which
 file is in the catalog (``flow_input``), changed by the commit of the micro-batch.
@@ -21,7 +21,7 @@ import numpy as np
 import polars as pl
 
 from millstream.engines.local.flow_intake import Taken
-from millstream.engines.local.flow_places import FilePlace, is_hidden, place_at
+from millstream.engines.local.flow_places import FilePlace, place_at
 from millstream.engines.local.flow_sources import files_in, scanned
 from millstream.flows.source import FileSource
 from millstream.primitives.clock import Clock
@@ -183,7 +183,7 @@ class FileIntake:
         for path in paths:
             known = self._marks.get(path)
             mark = None if known is not None and known.is_done else self._place.mark(path)
-            if mark is None or is_hidden(path):
+            if mark is None:
                 continue
             if self._takes_unsettled or self._place.is_whole or mark.modified_us <= settled_us:
                 # One that was read in part is the one that was found then.

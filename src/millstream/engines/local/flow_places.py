@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import glob
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -83,7 +83,11 @@ def place_at(pattern: str, options: Mapping[str, Any]) -> FilePlace:
     return RemotePlace(pattern, options) if is_remote(pattern) else LocalPlace(pattern)
 
 
-def is_hidden(path: str) -> bool:
-    """Return whether a file is on its way, by its name."""
+def visible(paths: Sequence[str], pattern: str) -> list[str]:
+    """Return the files that are not on their way, by their names; one that is named outright is meant."""
+    return [path for path in paths if name_in(path) == name_in(pattern) or not _is_hidden(path)]
+
+
+def _is_hidden(path: str) -> bool:
     name = name_in(path)
     return name.startswith((".", "_")) or name.endswith((".partial", ".tmp"))

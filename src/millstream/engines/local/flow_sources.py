@@ -15,7 +15,7 @@ import pyarrow as pa
 from millstream.engines.local.flow_expression import compiled, polars_schema
 from millstream.engines.local.flow_lakes import lake_frame
 from millstream.engines.local.flow_lazy import lazy_frames
-from millstream.engines.local.flow_places import FilePlace, place_at
+from millstream.engines.local.flow_places import FilePlace, place_at, visible
 from millstream.engines.local.flow_rows import rows_frame
 from millstream.engines.local.flow_sql import sql_frame
 from millstream.engines.local.flow_steps import from_arrow, widen, widened_column
@@ -320,14 +320,16 @@ def files_in(place: FilePlace, pattern: str, file_format: str | None) -> tuple[s
     """Return the format and the files of a path, a pattern or a directory. Raises PlanError."""
     where = f"read({shown(pattern)!r})"
     if place.is_directory():
-        known = [path for path in place.listed() if suffix_in(path) in FORMAT_OF_SUFFIX]
+        known = [
+            path for path in visible(place.listed(), pattern) if suffix_in(path) in FORMAT_OF_SUFFIX
+        ]
         formats = {FORMAT_OF_SUFFIX[suffix_in(path)] for path in known}
         chosen = file_format or (formats.pop() if len(formats) == 1 else None)
         found = [path for path in known if FORMAT_OF_SUFFIX[suffix_in(path)] == chosen]
         unknown = bool(known) and chosen is None
     else:
         chosen = file_format or FORMAT_OF_SUFFIX.get(suffix_in(pattern))
-        found = place.matched()
+        found = visible(place.matched(), pattern)
         unknown = chosen is None
     if unknown or (chosen is not None and chosen not in FILE_FORMATS):
         raise PlanError(
