@@ -69,6 +69,16 @@ def test_a_flow_is_streamed_to_its_end(app: ms.App) -> None:
     assert app.read("rome").collect()["eur"].to_pylist() == [5]
 
 
+def test_a_flow_is_streamed_up_to_now_and_goes_on_the_next_time(app: ms.App) -> None:
+    assert "2 rows in, 1 out" in ran("stream", "shop:rome", "--until-now").stdout
+    app.topic("orders", schema={"city": str, "eur": int}).append({"city": "Rom", "eur": 7})
+    assert "1 rows in, 1 out" in ran("stream", "shop:rome", "--until-now").stdout
+    assert app.read("rome").collect()["eur"].to_pylist() == [5, 7]
+    both = ran("stream", "shop:rome", "--until-now", "--until-end")
+    assert both.returncode == 2
+    assert "exclude each other" in both.stderr
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_stream_stops_behind_its_commit_and_goes_on_later(
     app: ms.App, number: signal.Signals

@@ -75,8 +75,9 @@ def seen(folder: Path) -> set[int]:
     return {int(path.name) for path in (folder / "seen").glob("*")}
 
 
-def test_workers_give_each_row_once(app: ms.App) -> None:
-    done = ran("shop:dear", "--workers", "2", "--until-end", "--batch-events", "10")
+@pytest.mark.parametrize("until", ["--until-end", "--until-now"])
+def test_workers_give_each_row_once(app: ms.App, until: str) -> None:
+    done = ran("shop:dear", "--workers", "2", until, "--batch-events", "10")
     assert done.returncode == 0, done.stderr
     assert given(app) == Counter(range(ROWS))
     assert done.stdout.count("flow dear: stream") == 2
