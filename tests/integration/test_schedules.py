@@ -18,10 +18,10 @@ from millstream.engines.local.task_schedules import (
     ScheduleDuty,
 )
 from millstream.primitives.errors import ConfigurationError, UnknownTask
-from millstream.primitives.schedule_missed import CAUGHT_UP_RUNS_MAX, Missed, firing
 from millstream.primitives.schedule_times import TimesLike
 from millstream.store.catalog import connect
 from millstream.tasks.schedule import NAME_LENGTH_MAX, SCHEDULES_MAX
+from millstream.tasks.schedule_missed import CAUGHT_UP_RUNS_MAX, Missed, firing
 from millstream.tasks.task import Task
 from millstream.testing import VirtualClock, crash
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
-from millstream.primitives.schedule_missed import ON_TIME_US, Missed
+from millstream.tasks.schedule_missed import ON_TIME_US, Missed
 from millstream.testing import VirtualClock
 
 SECOND_US = 1_000_000

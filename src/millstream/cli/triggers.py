@@ -56,8 +56,11 @@ def run(target: str, once: bool) -> None:
 def list_(target: str) -> None:
     """List the triggers of an app: when each is due and began last, in UTC."""
     with load_app(target) as app:
-        for one in app.triggers.list():
-            click.echo(_shown(one))
+        known = app.triggers.list()
+    for one in known:
+        click.echo(_shown(one))
+    if not known:
+        click.echo("The app has no trigger.")
 
 
 def _shown(one: TriggerStatus) -> str:
@@ -68,7 +71,7 @@ def _shown(one: TriggerStatus) -> str:
         f"  {due}; {last}; runs: {one.runs:,}",
     ]
     if one.error is not None:
-        lines.append(f"  failed {one.failures:,} times since: {one.error}")
+        lines.append(f"  failures: {one.failures:,}, the last: {one.error}")
     return "\n".join(lines)
 
 

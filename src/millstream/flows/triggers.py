@@ -6,6 +6,7 @@ So what arrives while a run goes on counts for the next, and a kill before the n
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
@@ -45,41 +46,39 @@ class Facts(Protocol):
         """Return when the first event at or behind these offsets was appended; None if there is none."""
 
 
-class Condition(Protocol):
-    """Something that makes a flow run."""
+class Condition(ABC):
+    """Something that makes a flow run. Its text is under what its note is stored."""
 
     def first(self, facts: Facts) -> Note:
         """Return the note of a trigger that is new: what it holds is not waited for any more."""
+        return self.note(facts)
 
+    @abstractmethod
     def note(self, facts: Facts) -> Note:
         """Return the note of a run that begins now."""
 
+    @abstractmethod
     def due_us(self, noted: Note, facts: Facts) -> int | None:
         """Return when a run is due, which may be past; None if that hangs on something else than time."""
 
     def topics(self) -> tuple[str, ...]:
         """Return the topics whose events may make it due."""
+        return ()
 
 
 @dataclass(frozen=True)
-class AtTimes:
+class AtTimes(Condition):
     """At the times of ``ms.cron`` or ``ms.every``; of times that were missed the last one counts."""
 
     times: Cron | Every
 
-    def first(self, facts: Facts) -> Note:
+    def note(self, facts: Facts) -> Note:
         """Wait for the first time after now."""
         return facts.now_us
-
-    note = first
 
     def due_us(self, noted: Note, facts: Facts) -> int | None:
         """Return the first time after the last run began."""
         return first_due(self.times, noted, anchor_us=facts.anchor_us)
-
-    def topics(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def __str__(self) -> str:
         """Return it as a person reads it."""
@@ -87,7 +86,7 @@ class AtTimes:
 
 
 @dataclass(frozen=True)
-class Arrival:
+class Arrival(Condition):
     """Files that the last run did not find, or found otherwise. Made by ``arrival``."""
 
     path: str
@@ -106,34 +105,24 @@ class Arrival:
         found = facts.files(self.path)
         return facts.now_us if any(noted.get(p) != mark for p, mark in found.items()) else None
 
-    def topics(self) -> tuple[str, ...]:
-        """None."""
-        return ()
-
     def __str__(self) -> str:
         """Return it as a person reads it."""
         return f"files arrive in {self.path}"
 
 
 @dataclass(frozen=True)
-class After:
+class After(Condition):
     """Another flow has come to its end. Made by ``after``."""
 
     flow: str
 
-    def first(self, facts: Facts) -> Note:
+    def note(self, facts: Facts) -> Note:
         """Wait for the next end."""
         return facts.finished(self.flow)
-
-    note = first
 
     def due_us(self, noted: Note, facts: Facts) -> int | None:
         """Return now if it has."""
         return facts.now_us if facts.finished(self.flow) > noted else None
-
-    def topics(self) -> tuple[str, ...]:
-        """None."""
-        return ()
 
     def __str__(self) -> str:
         """Return it as a person reads it."""
@@ -141,7 +130,7 @@ class After:
 
 
 @dataclass(frozen=True)
-class Gathered:
+class Gathered(Condition):
     """So many events wait in a topic, or the first of them has waited for so long. Made by ``gathered``."""
 
     topic: str
@@ -263,6 +252,7 @@ class TriggerStatus:
     failures: int
     """Since the last success."""
     error: str | None
+    """Why the last run failed, or why nobody can say whether one is due."""
 
 
 class TriggerEngine(Protocol):
@@ -271,13 +261,7 @@ class TriggerEngine(Protocol):
     def statuses(self, triggers: Sequence[Trigger]) -> list[TriggerStatus]:
         """Return where they stand; nothing is changed."""
 
-    def run_due(
-        self,
-        triggers: Sequence[Trigger],
-        *,
-        report: Callable[[str], None],
-        stop: Stop | None = None,
-    ) -> int:
+    def run_due(self, triggers: Sequence[Trigger], *, report: Callable[[str], None]) -> int:
         """Run what is due now, one after the other, and return how many that were."""
 
     def run(

@@ -14,11 +14,11 @@ from typing import Any, Protocol
 import msgspec
 
 from millstream.primitives.errors import ConfigurationError
-from millstream.primitives.schedule_missed import Missed, missed_of
 from millstream.primitives.schedule_times import Times, TimesLike, times_of
 from millstream.tasks.message import TaskMessage
 from millstream.tasks.options import check_name
 from millstream.tasks.registry import TaskRegistry
+from millstream.tasks.schedule_missed import Missed, missed_of
 from millstream.tasks.signature import Signature
 
 NAME_LENGTH_MAX = 200

@@ -13,15 +13,16 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from millstream.engines.local.flow_file_intake import SETTLED_US
 from millstream.engines.local.flow_finished import FINISHED
-from millstream.engines.local.flow_places import is_hidden, place_at
+from millstream.engines.local.flow_places import place_at, visible
 from millstream.engines.local.log import LocalLog
 from millstream.flows.contract import Stop
 from millstream.flows.flow import Flow
 from millstream.flows.places import plain_path
+from millstream.flows.report import RunReport
 from millstream.flows.triggers import Note, Trigger, TriggerStatus
 from millstream.primitives.backoff import Backoff
 from millstream.primitives.errors import (
@@ -64,38 +65,35 @@ class LocalTriggers:
 
     def statuses(self, triggers: Sequence[Trigger]) -> list[TriggerStatus]:
         """Return where they stand; nothing is changed."""
-        found = []
-        for trigger in triggers:
-            stored = self._stored(trigger.name)
-            facts = self._facts(self._store.clock.now_us() if stored is None else stored.anchor_us)
-            if stored is None:
-                stored = _Stored(facts.now_us, {}, -1)
-            found.append(
-                TriggerStatus(
-                    name=trigger.name,
-                    when=tuple(map(str, trigger.conditions)),
-                    mode=trigger.mode,
-                    runs=stored.runs,
-                    last_us=stored.last_us,
-                    due_us=_due_us(trigger, stored, facts),
-                    failures=stored.failures,
-                    error=stored.error,
-                )
-            )
-        return found
+        return [self._status(trigger) for trigger in triggers]
 
-    def run_due(
-        self,
-        triggers: Sequence[Trigger],
-        *,
-        report: Callable[[str], None],
-        stop: Stop | None = None,
-    ) -> int:
+    def _status(self, trigger: Trigger) -> TriggerStatus:
+        now_us = self._store.clock.now_us()
+        stored = self._stored(trigger.name) or _Stored(now_us, {}, turn=0)
+        due_us, error = None, stored.error
+        try:
+            due_us = _due_us(trigger, stored, self._facts(stored.anchor_us))
+        except (StoreClosed, StoreStopped):
+            raise
+        except MillstreamError as unknown:  # the files cannot be looked at
+            error = str(unknown)
+        return TriggerStatus(
+            name=trigger.name,
+            when=tuple(map(str, trigger.conditions)),
+            mode=trigger.mode,
+            runs=stored.runs,
+            last_us=stored.last_us,
+            due_us=due_us,
+            failures=stored.failures,
+            error=error,
+        )
+
+    def run_due(self, triggers: Sequence[Trigger], *, report: Callable[[str], None]) -> int:
         """Run what is due now, one after the other, and return how many that were."""
         with self._duty() as lock:
             if not lock.try_acquire():
                 return 0
-            return self._look(triggers, report, stop)[0]
+            return self._look(triggers, report, None)[0]
 
     def run(
         self, triggers: Sequence[Trigger], *, report: Callable[[str], None], stop: Stop
@@ -152,6 +150,8 @@ class LocalTriggers:
             if due_us is None or due_us <= facts.now_us:
                 try:
                     due_us = _due_us(trigger, stored, facts)
+                except (StoreClosed, StoreStopped):
+                    raise
                 except MillstreamError as error:  # the files cannot be looked at
                     self._failed(trigger.name, stored, error, report)
                     continue
@@ -177,13 +177,14 @@ class LocalTriggers:
         seen = {str(one): one.note(facts) for one in trigger.conditions}
         reach("trigger.noted")
         try:
-            report(str(_ran(trigger, stop)))
+            done = _ran(trigger, stop)
         except (StoreClosed, StoreStopped):
             raise
         except Exception as error:  # noqa: BLE001 - functions of the user run in it; the trigger tries again
             self._failed(trigger.name, stored, error, report)
             return
         if trigger.mode == "stream" and stop is not None and stop.is_set():
+            report(str(done))
             return  # it may not have come to its end
         reach("trigger.ran")
         params = {
@@ -194,6 +195,7 @@ class LocalTriggers:
         }
         self._store.write(lambda tx: tx.run("flows/trigger_done", params))
         reach("trigger.stored")
+        report(str(done))
 
     def _failed(
         self, name: str, stored: _Stored, error: Exception, report: Callable[[str], None]
@@ -263,13 +265,14 @@ def _due_us(trigger: Trigger, stored: _Stored, facts: _Facts) -> int | None:
     return max(due_us, stored.retry_us)
 
 
-def _ran(trigger: Trigger, stop: Stop | None) -> Any:  # noqa: ANN401 - a RunReport
+def _ran(trigger: Trigger, stop: Stop | None) -> RunReport:
     flow = trigger.make()
     if not isinstance(flow, Flow):
         raise ConfigurationError(
             f"the function gave a {type(flow).__name__}",
             where=f"trigger {trigger.name!r}",
             expected="a flow: what app.read(…) and the steps behind it return",
+            next_step="return it from the function under @app.trigger",
         )
     flow = flow.named(trigger.name)
     return flow.run() if trigger.mode == "batch" else flow.stream(until="now", stop=stop)
@@ -291,8 +294,9 @@ class _Facts:
 
     def _settled(self, pattern: str) -> Iterator[tuple[str, list[int]]]:
         place = place_at(plain_path(pattern), {})
-        for path in place.listed() if place.is_directory() else place.matched():
-            mark = None if is_hidden(path) else place.mark(path)
+        paths = place.listed() if place.is_directory() else place.matched()
+        for path in visible(paths, pattern):
+            mark = place.mark(path)
             if mark is None:
                 continue
             if place.is_whole or mark.modified_us <= self.now_us - SETTLED_US:

@@ -27,7 +27,6 @@ from millstream.primitives.errors import (
 )
 from millstream.primitives.identity import new_id
 from millstream.primitives.limits import WAIT_FALLBACK_S
-from millstream.primitives.schedule_missed import Firing, Missed, firing
 from millstream.primitives.schedule_times import Once, Times, first_due
 from millstream.primitives.telemetry import reach
 from millstream.store.catalog import Row
@@ -43,6 +42,7 @@ from millstream.tasks.schedule import (
     message_at,
     run_id,
 )
+from millstream.tasks.schedule_missed import Firing, Missed, firing
 
 CHANNEL = "schedules"
 STAND_IN_US = 2_000_000
