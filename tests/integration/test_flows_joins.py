@@ -124,8 +124,11 @@ def test_a_window_behind_the_join_keeps_the_time_of_the_source(world: LocalWorld
 def test_it_finds_what_plain_python_finds(
     events: list, prices: list, tolerance: int | None
 ) -> None:
-    from millstream.engines.local.flow_events import Failures
     from millstream.engines.local.flow_steps import StepRunner, from_arrow, to_arrow
+    from millstream.engines.local.flow_tally import Tally
+    from millstream.flows.figures import StepPlace
+    from millstream.flows.plan import Plan
+    from millstream.flows.source import TableSource
     from millstream.flows.steps import AsofJoin
 
     schema = pa.schema([("k", pa.string()), ("n", pa.int64())])
@@ -138,7 +141,8 @@ def test_it_finds_what_plain_python_finds(
         }
     )
     step = AsofJoin(right, "n", "m", ("k",), ("k",), tolerance)
-    runner = StepRunner([step], schema, numbers=[1], failures=Failures(lambda: 0))
+    tally = Tally(Plan(TableSource(left, schema), (step,)), lambda: 0)
+    runner = StepRunner([step], schema, places=[StepPlace((), 1)], tally=tally)
     found = to_arrow(runner.apply(from_arrow(left).lazy()).collect(), runner.schema).to_pylist()
 
     def price(k: str | None, n: int | None) -> int | None:

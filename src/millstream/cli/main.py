@@ -18,6 +18,7 @@ COMMANDS: Final = {
     "demo": "Run real flights through log, batch, stream and queue.",
     "events": "Follow what happens to tasks.",
     "explain": "Show the plan of a flow.",
+    "figures": "Show how a stream is doing, step by step.",
     "inspect": "Look at the workers that live.",
     "models": "List models that flows train, and roll them back.",
     "run": "Run a flow as a batch.",

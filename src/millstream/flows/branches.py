@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from millstream.flows.expression import Expression
+from millstream.flows.figures import SIDES, StepPlace
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Plan
 from millstream.flows.source import Source
@@ -26,11 +27,13 @@ from millstream.primitives.schema import describe
 
 @dataclass(frozen=True)
 class Branch:
-    """A source and steps that keep no state. ``numbers`` are those of the steps where they were written."""
+    """A source and steps that keep no state. ``places`` are those of the steps where they were written."""
 
     source: Source
     steps: tuple[Step, ...]
-    numbers: tuple[int, ...]
+    path: tuple[str, ...]
+    """The part of the plan that the source is read in."""
+    places: tuple[StepPlace, ...]
     side: int = 0
     """1 for the right side of a join."""
     time: str | None = None
@@ -49,12 +52,12 @@ class Anchor:
     time: Expression
 
 
-def branches(plan: Plan) -> tuple[Branch, ...]:
-    """Return the branches of a plan, the left side of a join before the right."""
+def branches(plan: Plan, path: tuple[str, ...] = ()) -> tuple[Branch, ...]:
+    """Return the branches of a plan, the left side of a join before the right; ``path`` is where the plan is a part."""
     stateful = plan.stateful()
     at = min(stateful, default=len(plan.steps))
     own = plan.steps[:at]
-    numbers = tuple(range(1, len(own) + 1))
+    places = tuple(StepPlace(path, number) for number in range(1, len(own) + 1))
     time = stateful[at].time if at in stateful else None
     match plan.source:
         case JoinSource() as join:
@@ -62,21 +65,21 @@ def branches(plan: Plan) -> tuple[Branch, ...]:
             return tuple(
                 replace(branch, side=side, time=times[side])
                 for side, of_side in enumerate((join.left, join.right))
-                for branch in branches(of_side)
+                for branch in branches(of_side, (*path, SIDES[side]))
             )
         case UnionSource(plans=plans):
             return tuple(
                 replace(
                     branch,
                     steps=(*branch.steps, *own),
-                    numbers=(*branch.numbers, *numbers),
+                    places=(*branch.places, *places),
                     time=time,
                 )
-                for part in plans
-                for branch in branches(part)
+                for number, part in enumerate(plans, start=1)
+                for branch in branches(part, (*path, f"of {number}"))
             )
         case source:
-            return (Branch(source, own, numbers, time=time),)
+            return (Branch(source, own, path, places, time=time),)
 
 
 def sources(plan: Plan) -> tuple[Source, ...]:

@@ -7,6 +7,7 @@ from typing import Protocol
 
 import pyarrow as pa
 
+from millstream.flows.figures import FlowFigures
 from millstream.flows.kept import KeptState
 from millstream.flows.models import ModelStore
 from millstream.flows.plan import Plan
@@ -75,6 +76,9 @@ class StreamEngine(Protocol):
         self, plan: Plan, *, name: str, step: int | None, key: object, rows_max: int
     ) -> tuple[KeptState, ...]:
         """Return what the flow of that name keeps; see ``Flow.state``. Raises ConfigurationError."""
+
+    def figures(self, plan: Plan, *, name: str) -> FlowFigures:
+        """Return how the stream of that name is doing; see ``Flow.figures``. Raises ConfigurationError."""
 
     def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and the state of a flow; what it has written stays. Raises Fenced while it runs.

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 
 from millstream.flows.contract import FlowEngines
 from millstream.flows.explain import explain
+from millstream.flows.figures import FlowFigures
 from millstream.flows.kept import ROWS_SHOWN, KeptState
 from millstream.flows.plan import Plan
 from millstream.flows.plot import FlowPlot, plot
@@ -42,6 +43,15 @@ class FlowViews(ABC):
         return self.engines.stream.state(
             self.plan, name=self.name, step=step, key=key, rows_max=rows_max
         )
+
+    def figures(self) -> FlowFigures:
+        """Return how the stream of this name is doing, as its last commit left it. Nothing is changed.
+
+        What each step got, gave and took, how busy the stream is, what waits to be read, and how far the watermark is
+        behind. Also while another process streams the flow; of one that has ended, its last run. Raises
+        ConfigurationError if it never committed.
+        """
+        return self.engines.stream.figures(self.plan, name=self.name)
 
     def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, str]:
         """Show the plan in a notebook: as a drawing, and as text where there are none."""

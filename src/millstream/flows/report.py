@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import pyarrow as pa
 
+from millstream.flows.figures import StepFigures, merged_steps, steps_text
 from millstream.flows.models import ModelFigures
 from millstream.primitives.duration import format_duration
 from millstream.primitives.histogram import PHASES, Histogram
@@ -30,6 +31,7 @@ class RunReport:
     ``late`` counts events that came after their window had closed, ``untimed`` events without an event time, ``failed``
     events that a function failed for; none of them is in the output. ``delays`` holds a histogram in microseconds for
     each of the four delays. ``models`` says of each model that was trained how wrong it was, since its first row.
+    ``steps`` says what each step got, gave and took.
     """
 
     flow: str
@@ -46,6 +48,7 @@ class RunReport:
     delays: Mapping[str, Histogram] = field(default_factory=dict)
     table: pa.Table | None = None
     models: Mapping[str, ModelFigures] = field(default_factory=dict)
+    steps: tuple[StepFigures, ...] = ()
 
     @property
     def rows_per_s(self) -> float:
@@ -73,6 +76,7 @@ class RunReport:
                     f"max {format_duration(delay.max_us):>8}"
                 )
         lines += [f"  model {name}: {figures}" for name, figures in self.models.items()]
+        lines += steps_text(self.steps)
         return "\n".join(lines)
 
 
@@ -98,4 +102,5 @@ def merged(
         duration_us=duration_us,
         watermark_us=min(marks, default=None),
         delays=delays,
+        steps=merged_steps([report.steps for report in reports]),
     )

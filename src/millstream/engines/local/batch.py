@@ -6,8 +6,8 @@ renamed when it is complete. A crash at any other moment leaves the output as it
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import store_identity
 from millstream.engines.local.flow_counting import CountKernel
 from millstream.engines.local.flow_errors import step_errors
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_files import check_place, outgoing_of_batch, write_file
 from millstream.engines.local.flow_finished import note_finished
 from millstream.engines.local.flow_joining import JoinKernel
@@ -35,14 +34,16 @@ from millstream.engines.local.flow_sinks import (
     open_dead_letters,
     open_topic,
 )
-from millstream.engines.local.flow_sources import ReadFigures, batch_frame
+from millstream.engines.local.flow_sources import ReadFigures, SourceFigures, batch_frame
 from millstream.engines.local.flow_sql import write_table
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
+from millstream.engines.local.flow_tally import Counter, Fused, Tally
 from millstream.engines.local.flow_versions import AsofKernel
 from millstream.engines.local.flow_webhook import open_refused, post_all
 from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import branches
 from millstream.flows.event_time import event_time_anchor
+from millstream.flows.figures import SIDES, StepPlace
 from millstream.flows.keyed import Process
 from millstream.flows.lakes import LakeSink
 from millstream.flows.learning import Fit
@@ -124,7 +125,10 @@ class _BatchRun:
         self._name = name
         self._collect = collect
         self._figures = ReadFigures(progress=progress)
-        self._failures = Failures(self._clock.now_us)
+        self._tally = Tally(plan, self._clock.now_us)
+        self._failures = self._tally.failures
+        self._fused = Fused()
+        """The steps since rows were computed last."""
         self._untimed = 0
         self._trainers = trainers
 
@@ -141,7 +145,8 @@ class _BatchRun:
         started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
         with step_errors(f"flow {self._name!r}"):
             frame = self._computed(self._plan, started_us)
-            written = self._written(sink, topic, frame)
+            with self._computing():
+                written = self._written(sink, topic, frame)
             if isinstance(sink, WebhookSink):
                 dead = dead or open_refused(self._log, sink, self._name)
         computed_s = written.computed_s
@@ -174,6 +179,7 @@ class _BatchRun:
             delays={**delays, **published},
             table=written.table,
             models=self._trainers.figures,
+            steps=self._tally.figures(),
         )
 
     def _written(self, sink: Sink | None, topic: TopicInfo | None, frame: pl.LazyFrame) -> _Written:
@@ -233,111 +239,167 @@ class _BatchRun:
     def _record(self, tx: Transaction, delays: Mapping[str, Histogram]) -> None:
         record_delays(tx, "batch", self._name, delays)
 
-    def _computed(self, plan: Plan, started_us: int, time: str | None = None) -> pl.LazyFrame:
+    def _computed(
+        self,
+        plan: Plan,
+        started_us: int,
+        time: str | None = None,
+        path: tuple[str, ...] = (),
+    ) -> pl.LazyFrame:
         """Return the output; what lies before the last aggregation, or in outer joins, is computed now.
 
-        ``time`` is the column of the event time, if the plan is a side of something that asks for one.
+        ``time`` is the column of the event time, if the plan is a side of something that asks for one; ``path`` is
+        which part of the flow's plan it is.
         """
-        frame = self._read(plan, started_us, time)
+        frame = self._read(plan, started_us, time, path)
         schemas = plan.schemas()
         first = 0
         for index, step in enumerate(plan.steps):
             if isinstance(step, Stateful):
-                frame = self._stateless(plan, first, index, frame)
+                frame = self._stateless(plan, first, index, frame, path)
+                counter = self._tally.at(StepPlace(path, index + 1))
                 if isinstance(step, Process):
-                    frame = self._processed(plan, step, index, frame)
+                    frame = self._processed(plan, step, index, frame, counter)
                 elif isinstance(step, Fit):
                     # All rows are in memory: whatever reads them, all of them are learned, once.
-                    rows = frame.collect(engine="streaming")
-                    frame = fitted(self._trainers.of(step), rows).lazy()
+                    rows = self._collected(frame)
+                    with counter.spending():
+                        frame = fitted(self._trainers.of(step), rows).lazy()
                 elif step.counts_rows:
-                    frame = self._counted(step, index, schemas[index], frame)
+                    frame = self._counted(step, index, schemas[index], frame, counter)
                 else:
-                    frame = self._aggregated(step, index, schemas[index], frame)
+                    frame = self._aggregated(step, index, schemas[index], frame, counter)
                 first = index + 1
-        return self._stateless(plan, first, len(plan.steps), frame)
+        return self._stateless(plan, first, len(plan.steps), frame, path)
 
-    def _read(self, plan: Plan, started_us: int, time: str | None) -> pl.LazyFrame:
+    def _read(
+        self, plan: Plan, started_us: int, time: str | None, path: tuple[str, ...]
+    ) -> pl.LazyFrame:
+        counter = self._tally.at(StepPlace(path, 0))
         match plan.source:
             case UnionSource(plans=plans):
-                return pl.concat([self._computed(part, started_us) for part in plans])
+                return pl.concat(
+                    [
+                        self._computed(part, started_us, path=(*path, f"of {number}"))
+                        for number, part in enumerate(plans, start=1)
+                    ]
+                )
             case JoinSource(left=left, right=right) as join:
                 times = (None, None) if join.time is None else (join.time.left, join.time.right)
                 sides = [
-                    self._computed(side, started_us, at)
-                    for side, at in zip((left, right), times, strict=True)
+                    self._computed(side, started_us, at, (*path, name))
+                    for side, at, name in zip((left, right), times, SIDES, strict=True)
                 ]
-                return self._joined(join, sides)
+                return self._joined(join, sides, counter)
             case source:
                 branch = branches(plan)[0]
                 if branch.time is None:
                     branch = replace(branch, time=time)
                 anchor = event_time_anchor(branch)
                 at_source = anchor.time if anchor is not None and anchor.steps == 0 else None
+                figures = SourceFigures(self._figures, counter.add)
                 return batch_frame(
-                    self._log, source, self._figures, started_us=started_us, time=at_source
+                    self._log, source, figures, started_us=started_us, time=at_source
                 )
 
-    def _joined(self, join: JoinSource, sides: list[pl.LazyFrame]) -> pl.LazyFrame:
+    def _joined(
+        self, join: JoinSource, sides: list[pl.LazyFrame], counter: Counter
+    ) -> pl.LazyFrame:
         if join.time is not None:
             # How many rows have no time is known only when all were read.
-            sides = [frame.lazy() for frame in pl.collect_all(sides, engine="streaming")]
+            with self._computing():
+                sides = [frame.lazy() for frame in pl.collect_all(sides, engine="streaming")]
             for frame, time in zip(sides, (join.time.left, join.time.right), strict=True):
                 self._untimed += frame.select(pl.col(time).null_count()).collect().item()
         kernel = AsofKernel(join) if join.is_asof else JoinKernel(join)
-        return kernel.all_rows(*sides)
+        self._fused.add(counter)
+        return counter.counted(kernel.all_rows(*sides))
 
-    def _stateless(self, plan: Plan, first: int, last: int, frame: pl.LazyFrame) -> pl.LazyFrame:
+    def _stateless(
+        self, plan: Plan, first: int, last: int, frame: pl.LazyFrame, path: tuple[str, ...]
+    ) -> pl.LazyFrame:
         runner = StepRunner(
             plan.steps[first:last],
             plan.schemas()[first],
-            numbers=range(first + 1, last + 1),
-            failures=self._failures,
+            places=[StepPlace(path, number) for number in range(first + 1, last + 1)],
+            tally=self._tally,
         )
+        self._fused.extend(runner.fused)
         return runner.apply(frame)
 
+    @contextmanager
+    def _computing(self) -> Iterator[None]:
+        """Count the time of the steps that are computed within."""
+        with self._fused.computing():
+            yield
+        self._fused = Fused()
+
+    def _collected(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        with self._computing():
+            return frame.collect(engine="streaming")
+
     def _processed(
-        self, plan: Plan, step: Process, index: int, frame: pl.LazyFrame
+        self, plan: Plan, step: Process, index: int, frame: pl.LazyFrame, counter: Counter
     ) -> pl.LazyFrame:
         """Call a function with state for each row: all rows are in memory, for they have to be put in order."""
-        given = processed(
-            step,
-            self._timed(frame, step.time),
-            plan.schemas()[index],
-            where=f"step {index + 1}, {step.name}",
-            failures=self._failures,
-            now_us=self._clock.now_us,
-            checks_time=any(at > index for at in plan.stateful()),
-        )
+        rows = self._timed(frame, step.time)
+        with counter.spending():
+            given = processed(
+                step,
+                rows,
+                plan.schemas()[index],
+                where=f"step {index + 1}, {step.name}",
+                failures=self._failures,
+                now_us=self._clock.now_us,
+                checks_time=any(at > index for at in plan.stateful()),
+            )
+        counter.add(given.height)
         return given.lazy()
 
     def _counted(
-        self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame
+        self,
+        step: Aggregation,
+        index: int,
+        schema: pa.Schema,
+        frame: pl.LazyFrame,
+        counter: Counter,
     ) -> pl.LazyFrame:
         """Count the rows of each key: all rows are in memory, for they have to be put in order."""
         kernel = CountKernel(step, schema, where=f"step {index + 1}, {step.name}")
-        return kernel.all_windows(self._timed(frame, step.time)).lazy()
+        rows = self._timed(frame, step.time)
+        with counter.spending():
+            given = kernel.all_windows(rows)
+        counter.add(given.height)
+        return given.lazy()
 
     def _timed(self, frame: pl.LazyFrame, time: str | None) -> pl.DataFrame:
         """Return the rows whose time is known; without a time all of them."""
-        rows = frame.collect(engine="streaming")
+        rows = self._collected(frame)
         if time is None:
             return rows
         self._untimed += rows[time].null_count()
         return rows.filter(pl.col(time).is_not_null())
 
     def _aggregated(
-        self, step: Aggregation, index: int, schema: pa.Schema, frame: pl.LazyFrame
+        self,
+        step: Aggregation,
+        index: int,
+        schema: pa.Schema,
+        frame: pl.LazyFrame,
+        counter: Counter,
     ) -> pl.LazyFrame:
         kernel = GroupKernel(step, schema, where=f"step {index + 1}, {step.name}")
+        self._fused.add(counter)
         if kernel.kind is None and self._spill is not None:
-            return kernel.final_lazy(kernel.partial(frame))
-        states = kernel.partial(frame).collect(engine="streaming")
+            return counter.counted(kernel.final_lazy(kernel.partial(frame)))
+        states = self._collected(kernel.partial(frame))
         if kernel.kind is not None:
             is_timed = pl.col(kernel.kind.time).is_not_null()
             self._untimed += int(states.filter(~is_timed)[ROWS].sum())
             states = kernel.kind.complete(states.filter(is_timed))
-        return kernel.final(states).lazy()
+        given = kernel.final(states)
+        counter.add(given.height)
+        return given.lazy()
 
 
 def _lasted(seconds: float, rows: int) -> Histogram:

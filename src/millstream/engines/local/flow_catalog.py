@@ -72,6 +72,8 @@ class Step:
     inputs: tuple[FileMark, ...] = ()
     packed: Packed | None = None
     """Rows for a table."""
+    figures: bytes | None = None
+    """How the run is doing."""
 
 
 def claim(
@@ -197,6 +199,7 @@ def advance(tx: Transaction, owner: Claim, step: Step) -> Delivery | None:
         "late": step.late,
         "untimed": step.untimed,
         "batches": 1,
+        "figures": step.figures,
         "now_us": tx.now_us,
     }
     if not tx.run("flows/advance", values):

@@ -18,7 +18,6 @@ import pyarrow as pa
 
 from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
 from millstream.engines.local.flow_catalog import Claim
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import computed, polars_schema
 from millstream.engines.local.flow_ordered_rows import OrderedRows, in_order
 from millstream.engines.local.flow_stages import TIMELY, Advanced, Clockless, fate
@@ -31,7 +30,8 @@ from millstream.engines.local.flow_state import (
     decoded,
     encoded,
 )
-from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_steps import steps_behind
+from millstream.engines.local.flow_tally import Tally
 from millstream.engines.local.flow_windows import TIME, Parts
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.watermark import TIME_MIN
@@ -175,7 +175,7 @@ class CountStage(Clockless):
         *,
         claim: Claim,
         where: Path,
-        failures: Failures,
+        tally: Tally,
         now_us: Callable[[], int],
     ) -> None:
         """Compile, and load the state that the last commit left; ``at`` is where it stands, ``end`` where the next."""
@@ -185,13 +185,8 @@ class CountStage(Clockless):
         self.states = range(state, state + 2)
         self._kernel = CountKernel(step, schemas[at], where=f"step {at + 1}, agg")
         self._time = self._kernel.time
-        self._after = StepRunner(
-            plan.steps[at + 1 : end],
-            schemas[at + 1],
-            numbers=range(at + 2, end + 1),
-            failures=failures,
-        )
-        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
+        self.after = steps_behind(plan, at, end, tally)
+        self._empty = pl.DataFrame(schema=polars_schema(self.after.schema))
         self.closed_until_us = claim.closed_until_us.get(state, TIME_MIN)
         place = f"{where}, flow {claim.name!r}"
         self._waiting = OrderedRows(
@@ -233,7 +228,7 @@ class CountStage(Clockless):
         return self._counts.opened.height > 0
 
     def _behind(self, states: pl.DataFrame | None) -> pl.DataFrame:
-        return self._empty if states is None else self._after.applied(self._kernel.final(states))
+        return self._empty if states is None else self.after.applied(self._kernel.final(states))
 
     def watermark_behind_us(self, time: str) -> int:
         """Return the time that rows which this stage will give cannot be before."""

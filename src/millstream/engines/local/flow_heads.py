@@ -10,14 +10,15 @@ import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_sources import event_times
 from millstream.engines.local.flow_stages import MARK
 from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_tally import Tally
 from millstream.flows.branches import Branch, source_at
 from millstream.flows.event_time import event_time_anchor
+from millstream.flows.figures import StepPlace
 from millstream.flows.source import Source
 from millstream.flows.watermark import TIME_MIN, EventTime
 from millstream.primitives.histogram import Histogram
@@ -29,24 +30,25 @@ Times = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 class Head:
     """One branch, cut where its event time is known first."""
 
-    def __init__(self, branch: Branch, failures: Failures) -> None:
+    def __init__(self, branch: Branch, tally: Tally) -> None:
         """Compile."""
         anchor = event_time_anchor(branch)
         # Without an event time the rows go as they are: nothing waits for them, and none is late.
         schemas, cut = branch.schemas(), 0 if anchor is None else anchor.steps
         self.side = branch.side
+        self.read = tally.at(StepPlace(branch.path, 0))
         self.is_at_source = cut == 0
         self._time = None if anchor is None else anchor.time
         self.schema = schemas[-1]
         self._schema_at_anchor = schemas[cut]
         self._to_anchor = StepRunner(
-            branch.steps[:cut], schemas[0], numbers=branch.numbers[:cut], failures=failures
+            branch.steps[:cut], schemas[0], places=branch.places[:cut], tally=tally
         )
         self.to_end = StepRunner(
             branch.steps[cut:],
             schemas[cut],
-            numbers=branch.numbers[cut:],
-            failures=failures,
+            places=branch.places[cut:],
+            tally=tally,
             carried=(MARK,),
         )
 
@@ -75,10 +77,10 @@ class Heads:
     """All branches of a plan. Immutable."""
 
     def __init__(
-        self, branches: Sequence[Branch], sources: tuple[Source, ...], failures: Failures
+        self, branches: Sequence[Branch], sources: tuple[Source, ...], tally: Tally
     ) -> None:
         """Compile."""
-        heads = [Head(branch, failures) for branch in branches]
+        heads = [Head(branch, tally) for branch in branches]
         self._of_source = [
             [h for h, b in zip(heads, branches, strict=True) if source_at(b, sources) == number]
             for number in range(len(sources))
@@ -96,6 +98,8 @@ class Heads:
             frames = []
             for batch in taken:
                 if batch.source == number and batch.frame.height:
+                    for head in heads:
+                        head.read.add(batch.frame.height)
                     frame, time = _marked(batch, heads, time, source_wait)
                     frames.append(frame)
             if frames:

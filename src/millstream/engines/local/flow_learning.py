@@ -18,13 +18,13 @@ import polars as pl
 
 from millstream.engines.local import flow_models
 from millstream.engines.local.flow_estimators import Learner, Rows, chosen, joined, untrained
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import dtype, polars_schema
 from millstream.engines.local.flow_meter import Meter
 from millstream.engines.local.flow_models import Owned, Taught
 from millstream.engines.local.flow_stages import TIMELY, Advanced, Clockless
 from millstream.engines.local.flow_state import PARTIALS_MAX, Blob, encoded
-from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_steps import steps_behind
+from millstream.engines.local.flow_tally import Tally
 from millstream.flows.learning import Fit, Model
 from millstream.flows.merging import parts_of
 from millstream.flows.models import ModelFigures
@@ -309,7 +309,7 @@ class LearnStage(Clockless):
         end: int,
         *,
         trainers: Trainers,
-        failures: Failures,
+        tally: Tally,
     ) -> None:
         """Compile; ``at`` is where it stands, ``end`` where the next one."""
         step, schemas = plan.steps[at], plan.schemas()
@@ -317,13 +317,8 @@ class LearnStage(Clockless):
         self.states = range(state, state)
         self._trainer = trainers.of(step)
         self._columns = schemas[at].names
-        self._after = StepRunner(
-            plan.steps[at + 1 : end],
-            schemas[at + 1],
-            numbers=range(at + 2, end + 1),
-            failures=failures,
-        )
-        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
+        self.after = steps_behind(plan, at, end, tally)
+        self._empty = pl.DataFrame(schema=polars_schema(self.after.schema))
 
     def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
         """Every row is in time."""
@@ -341,7 +336,7 @@ class LearnStage(Clockless):
         [rows] = sides
         if rows is None or not rows.height:
             return self._empty, ()
-        return self._after.applied(fitted(self._trainer, rows.select(self._columns))), ()
+        return self.after.applied(fitted(self._trainer, rows.select(self._columns))), ()
 
     def watermark_behind_us(self, time: str) -> int:
         """Nothing is known: rows have no time here."""

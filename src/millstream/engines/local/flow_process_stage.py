@@ -20,7 +20,8 @@ from millstream.engines.local.flow_keyed_state import KeyedState
 from millstream.engines.local.flow_ordered_rows import OrderedRows, in_order
 from millstream.engines.local.flow_stages import TIMELY, Advanced, fate
 from millstream.engines.local.flow_state import StateChange
-from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_steps import steps_behind
+from millstream.engines.local.flow_tally import Tally
 from millstream.flows.keyed import Process
 from millstream.flows.plan import Plan
 from millstream.flows.watermark import TIME_MAX, TIME_MIN
@@ -42,7 +43,7 @@ class ProcessStage:
         *,
         claim: Claim,
         where: Path,
-        failures: Failures,
+        tally: Tally,
         now_us: Callable[[], int],
     ) -> None:
         """Compile, and load the state that the last commit left; ``at`` is where it stands, ``end`` where the next."""
@@ -54,17 +55,12 @@ class ProcessStage:
             step,
             schemas[at],
             where=f"step {at + 1}, {step.name}",
-            failures=failures,
+            failures=tally.failures,
             now_us=now_us,
             checks_time=end < len(plan.steps),
         )
-        self._after = StepRunner(
-            plan.steps[at + 1 : end],
-            schemas[at + 1],
-            numbers=range(at + 2, end + 1),
-            failures=failures,
-        )
-        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
+        self.after = steps_behind(plan, at, end, tally)
+        self._empty = pl.DataFrame(schema=polars_schema(self.after.schema))
         self.closed_until_us = claim.closed_until_us.get(state, TIME_MIN)
         self._runner.agenda.closed_us = self.closed_until_us
         place = f"{where}, flow {claim.name!r}"
@@ -108,7 +104,7 @@ class ProcessStage:
         return self._empty, (StateChange(),) * len(self.states)
 
     def _behind(self, given: pl.DataFrame) -> pl.DataFrame:
-        return self._after.applied(given) if given.height else self._empty
+        return self.after.applied(given) if given.height else self._empty
 
     def watermark_behind_us(self, time: str) -> int:
         """Return the time that rows which this stage will give cannot be before."""

@@ -14,13 +14,14 @@ from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_delivery import Delivery, Writer
 from millstream.engines.local.flow_errors import step_errors
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_files import Written, outgoing_folder, write_file
 from millstream.engines.local.flow_intake import Intakes, Taken
 from millstream.engines.local.flow_learning import Trainers
+from millstream.engines.local.flow_load import LoadMeter, StoredFigures, plan_checksum
 from millstream.engines.local.flow_sinks import commit_staged, open_dead_letters, open_topic
 from millstream.engines.local.flow_steps import to_arrow
+from millstream.engines.local.flow_tally import Tally
 from millstream.engines.local.flow_windowing import Computed, StagedStream, StatelessStream
 from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import is_stateful
@@ -100,6 +101,8 @@ class _Totals:
     late: int = 0
     untimed: int = 0
     batches: int = 0
+    full: int = 0
+    """Micro-batches with as many events as they may have."""
 
 
 @dataclass(frozen=True)
@@ -140,13 +143,14 @@ class StreamRun:
         self._table = table
         self._trainers = trainers or Trainers()
         self._calls = plan.calls
-        self._failures = Failures(self._clock.now_us)
+        self._tally = Tally(plan, self._clock.now_us)
+        self._plan_checksum = plan_checksum(plan)
         self._compute = (
             StagedStream(
-                plan, claim, log.store.path, self._failures, self._clock.now_us, self._trainers
+                plan, claim, log.store.path, self._tally, self._clock.now_us, self._trainers
             )
             if is_stateful(plan)
-            else StatelessStream(plan, self._failures)
+            else StatelessStream(plan, self._tally)
         )
         self._dead_sink = open_dead_letters(log, plan, claim.name)
         self._late_sinks = self._open_late_sinks(plan)
@@ -160,6 +164,7 @@ class StreamRun:
         self._published = Histogram()
         self._started_us = self._clock.now_us()
         self._started_s = self._clock.monotonic_s()
+        self._load = LoadMeter(self._clock)
         reach("flow.claimed")
 
     def _open_late_sinks(self, plan: Plan) -> list[TopicInfo]:
@@ -212,8 +217,9 @@ class StreamRun:
 
     def turn(self) -> Turn:
         """Process one micro-batch; without events do what an idle stream does. A bounded run is over then."""
-        ends = self._intake.ends()
-        taken = self._intake.take(self._batch_events, ends)
+        with self._load.spending("read"):
+            ends = self._intake.ends()
+            taken = self._intake.take(self._batch_events, ends)
         if taken:
             self._process(taken, ends)
             return Turn(is_busy=True)
@@ -242,7 +248,7 @@ class StreamRun:
     def _process(self, taken: list[Taken], ends: dict[int, int]) -> None:
         reach("flow.read")
         started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
-        with step_errors(f"flow {self._claim.name!r}"):
+        with step_errors(f"flow {self._claim.name!r}"), self._load.spending("process"):
             computed = self._compute.process(
                 taken,
                 next_offsets=self._intake.next_offsets,
@@ -254,6 +260,8 @@ class StreamRun:
             seen_us = computed.seen_us.get(batch.partition, TIME_MIN)
             self._positions[batch.partition] = Position(batch.next_offset, seen_us)
         rows = sum(batch.frame.height for batch in taken)
+        self._load.add(rows)
+        self._totals.full += rows > self._batch_events - len(taken)
         delays = {phase: Histogram() for phase in PHASES}
         for batch in taken:
             delays["start_wait"].record_many(started_us - batch.appended_us)
@@ -276,7 +284,7 @@ class StreamRun:
         counting = counting_partitions(
             next_offsets=self._intake.next_offsets, ends=ends, bounded=False
         )
-        with step_errors(f"flow {self._claim.name!r}"):
+        with step_errors(f"flow {self._claim.name!r}"), self._load.spending("process"):
             idle = self._compute.close_idle(
                 idle=self._quiet.idle([], ends) & counting,
                 counting=counting,
@@ -297,14 +305,14 @@ class StreamRun:
             return
         due_us, now_us = self._compute.clock_due_us, self._clock.now_us()
         if due_us is not None and due_us <= now_us:
-            with step_errors(f"flow {self._claim.name!r}"):
+            with step_errors(f"flow {self._claim.name!r}"), self._load.spending("process"):
                 computed = self._compute.fire_clock(now_us)
             self._commit(computed, {}, 0, {})
 
     def _close_all(self) -> None:
         """Nothing more can come: close every window."""
         reach("flow.closing")
-        with step_errors(f"flow {self._claim.name!r}"):
+        with step_errors(f"flow {self._claim.name!r}"), self._load.spending("process"):
             computed = self._compute.close_all()
             has_learned = self._trainers.finish()
         if computed is not None or has_learned:
@@ -332,7 +340,7 @@ class StreamRun:
             messages = calls_of(self._calls, output, self._clock.now_us())
         late = zip(self._late_sinks, computed.late_rows, self._compute.late_schemas, strict=False)
         outputs += [(to, to_arrow(rows, kind)) for to, rows, kind in late if rows is not None]
-        if self._dead_sink is not None and (letters := self._failures.take()) is not None:
+        if self._dead_sink is not None and (letters := self._tally.failures.take()) is not None:
             outputs.append((self._dead_sink, letters))
         files = self._written(computed)
         # What the database refuses is refused here, while nothing of the micro-batch is stored.
@@ -348,6 +356,7 @@ class StreamRun:
             files=files,
             inputs=tuple(self._intake.changed) if positions else (),
             packed=packed,
+            figures=self._figures(computed, rows_in).to_bytes(),
         )
         recorded = {**delays, "publish": self._published}
         with step_errors(f"flow {self._claim.name!r}"):
@@ -366,15 +375,41 @@ class StreamRun:
 
         # A file that has its name, or a row that was delivered, cannot be taken back: what led to it must not be lost.
         durability = Durability.DISK if files or packed else None
-        delivery = commit_staged(self._log, outputs, work, durability=durability)
+        with self._load.spending("commit"):
+            delivery = commit_staged(self._log, outputs, work, durability=durability)
         reach("flow.committed")
-        for file in files:
-            file.publish()
-        if self._table is not None and delivery is not None:
-            self._table.deliver(delivery)
+        with self._load.spending("commit"):
+            for file in files:
+                file.publish()
+            if self._table is not None and delivery is not None:
+                self._table.deliver(delivery)
         # The time a commit takes is known only after it, so it is stored by the next one.
         self._published = Histogram()
         self._add(step, delays)
+
+    def _figures(self, computed: Computed, rows_in: int) -> StoredFigures:
+        """Return how the run is doing once what was computed is committed."""
+        totals = self._totals
+        return StoredFigures(
+            plan=self._plan_checksum,
+            started_us=self._started_us,
+            committed_us=self._clock.now_us(),
+            rows_in=totals.rows_in + rows_in,
+            rows_out=totals.rows_out + computed.output.height,
+            late=totals.late + computed.late,
+            untimed=totals.untimed + computed.untimed,
+            failed=self._failed,
+            batches=totals.batches + 1,
+            full=totals.full,
+            batch_events=self._batch_events,
+            load=self._load.whole(),
+            recent=self._load.recent(),
+            steps=self._tally.told(),
+        )
+
+    @property
+    def _failed(self) -> int:
+        return self._tally.failures.count + (0 if self._table is None else self._table.failed)
 
     def _written(self, computed: Computed) -> tuple[Written, ...]:
         """Write the output to a file of its own, if the flow ends in a directory."""
@@ -406,11 +441,12 @@ class StreamRun:
             rows_out=self._totals.rows_out,
             late=self._totals.late,
             untimed=self._totals.untimed,
-            failed=self._failures.count + (0 if self._table is None else self._table.failed),
+            failed=self._failed,
             batches=self._totals.batches,
             started_us=self._started_us,
             duration_us=round((self._clock.monotonic_s() - self._started_s) * 1e6),
             watermark_us=None if watermark_us == TIME_MIN else watermark_us,
             delays=self._delays,
             models=self._trainers.figures,
+            steps=self._tally.figures(),
         )

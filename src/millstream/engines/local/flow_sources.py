@@ -75,6 +75,34 @@ class ReadFigures:
             self.progress(Progress(self.rows_in, self.rows_total))
 
 
+@dataclass(frozen=True)
+class SourceFigures:
+    """What reading one source has shown, as a part of what all have."""
+
+    run: ReadFigures
+    count: Callable[[int], None]
+    """Counts the rows of this source."""
+
+    def expect(self, rows: int | None) -> None:
+        """Note how many rows it has; None if it does not say."""
+        self.run.expect(rows)
+
+    def read(self, rows: int) -> None:
+        """Count rows."""
+        self.count(rows)
+        self.run.read(rows)
+
+    @property
+    def source_wait(self) -> Histogram:
+        """How long after they happened events were appended."""
+        return self.run.source_wait
+
+    @property
+    def start_wait(self) -> Histogram:
+        """How long events have waited for the run."""
+        return self.run.start_wait
+
+
 def topic_source(log: LocalLog, topic: str) -> TopicSource:
     """Return a topic as a source. Raises UnknownTopic."""
     info = log.topic(topic)
@@ -136,7 +164,7 @@ def table_source(table: object) -> TableSource:
 def batch_frame(
     log: LocalLog,
     source: Source,
-    figures: ReadFigures,
+    figures: SourceFigures,
     *,
     started_us: int,
     time: Expression | None,
@@ -173,7 +201,7 @@ def batch_frame(
 def _topic_frame(
     log: LocalLog,
     source: TopicSource,
-    figures: ReadFigures,
+    figures: SourceFigures,
     *,
     started_us: int,
     time: Expression | None,
@@ -227,7 +255,7 @@ def event_times(
     return series.fill_null(0).to_numpy(), series.is_not_null().to_numpy()
 
 
-def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:
+def _file_frame(source: FileSource, figures: SourceFigures, *, started_us: int) -> pl.LazyFrame:
     if any(is_remote(pattern) for pattern in source.patterns):
         return _remote_frame(source, figures, started_us=started_us)
     paths = files_of(source)
@@ -240,7 +268,7 @@ def _file_frame(source: FileSource, figures: ReadFigures, *, started_us: int) ->
     return scan
 
 
-def _remote_frame(source: FileSource, figures: ReadFigures, *, started_us: int) -> pl.LazyFrame:
+def _remote_frame(source: FileSource, figures: SourceFigures, *, started_us: int) -> pl.LazyFrame:
     """Return the rows of files elsewhere; each is fetched when it is its turn, and dropped behind it."""
     figures.expect(None)
     [pattern] = source.patterns

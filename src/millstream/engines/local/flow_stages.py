@@ -19,13 +19,13 @@ from millstream.engines.local.flow_aggregate import GroupKernel
 from millstream.engines.local.flow_catalog import Claim
 from millstream.engines.local.flow_dense import DenseWindows, dense_windows
 from millstream.engines.local.flow_dense_keys import TooLarge
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_join_state import JoinState
 from millstream.engines.local.flow_joining import LEFT, RIGHT, JoinKernel
 from millstream.engines.local.flow_revisions import Revisions
 from millstream.engines.local.flow_state import Blob, StateChange, WindowState
-from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_steps import StepRunner, steps_behind
+from millstream.engines.local.flow_tally import Tally
 from millstream.engines.local.flow_windows import FLOOR
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Aggregation, Plan
@@ -45,6 +45,8 @@ class Stage(Protocol):
     """One step that keeps state, and the steps behind it. Belongs to one stream in one thread."""
 
     closed_until_us: int
+    after: StepRunner
+    """The steps behind it."""
 
     @property
     def states(self) -> range:
@@ -156,7 +158,7 @@ class AggregationStage(Clockless):
         *,
         claim: Claim,
         where: Path,
-        failures: Failures,
+        tally: Tally,
         now_us: Callable[[], int],
     ) -> None:
         """Compile, and load the state that the last commit left; ``at`` is where it stands, ``end`` where the next."""
@@ -169,13 +171,8 @@ class AggregationStage(Clockless):
         self._kernel = GroupKernel(step, schemas[at], where=f"step {at + 1}, agg")
         assert self._kernel.kind is not None
         self._kind = self._kernel.kind
-        self._after = StepRunner(
-            plan.steps[at + 1 : end],
-            schemas[at + 1],
-            numbers=range(at + 2, end + 1),
-            failures=failures,
-        )
-        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
+        self.after = steps_behind(plan, at, end, tally)
+        self._empty = pl.DataFrame(schema=polars_schema(self.after.schema))
         self.closed_until_us = claim.closed_until_us.get(state, TIME_MIN)
         self._state = _windows(
             step,
@@ -222,7 +219,7 @@ class AggregationStage(Clockless):
             given += self._revised(self._revisions)
         if not given:
             return self._empty, (change,)
-        return self._after.applied(pl.concat(given)), (change,)
+        return self.after.applied(pl.concat(given)), (change,)
 
     def _revised(self, revisions: Revisions) -> list[pl.DataFrame]:
         """Return the early rows of what the micro-batch has changed, or note that they are due by the clock."""
@@ -241,7 +238,7 @@ class AggregationStage(Clockless):
         if revisions is None or revisions.due_us is None or revisions.due_us > now_us:
             return super().fire_clock(now_us)
         states = self._state.current(revisions.take())
-        return self._after.applied(self._kernel.final(states, is_closed=False)), (StateChange(),)
+        return self.after.applied(self._kernel.final(states, is_closed=False)), (StateChange(),)
 
     @property
     def clock_due_us(self) -> int | None:
@@ -315,20 +312,16 @@ class JoinStage(Clockless):
 
     states = range(2)
 
-    def __init__(
-        self, plan: Plan, end: int, *, claim: Claim, where: Path, failures: Failures
-    ) -> None:
+    def __init__(self, plan: Plan, end: int, *, claim: Claim, where: Path, tally: Tally) -> None:
         """Compile, and load the state that the last commit left."""
         join = plan.source
         assert isinstance(join, JoinSource)
         assert join.time is not None
         self._join = join
         self._kernel = JoinKernel(join)
-        self._after = StepRunner(
-            plan.steps[:end], join.schema, numbers=range(1, end + 1), failures=failures
-        )
+        self.after = steps_behind(plan, -1, end, tally)
         self._no_pairs = pl.LazyFrame(schema=polars_schema(join.schema))
-        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
+        self._empty = pl.DataFrame(schema=polars_schema(self.after.schema))
         self._nothing = [
             pl.DataFrame(schema=self._kernel.prepared_schema(side)) for side in self.states
         ]
@@ -362,7 +355,7 @@ class JoinStage(Clockless):
                 if done.height:
                     parts.append(kernel.alone(done.lazy(), other.all(new[1 - side]), side))
         given = pl.concat([self._no_pairs, *parts])
-        output = self._after.apply(given).collect() if parts else self._empty
+        output = self.after.computed(given) if parts else self._empty
         changes = tuple(s.advance(n, until_us) for s, n in zip(self._sides, new, strict=True))
         self.closed_until_us = max(self.closed_until_us, until_us)
         return output, changes

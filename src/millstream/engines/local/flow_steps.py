@@ -8,7 +8,7 @@ from typing import TypeAlias
 import polars as pl
 import pyarrow as pa
 
-from millstream.engines.local.flow_events import EventCaller, Failures
+from millstream.engines.local.flow_events import EventCaller
 from millstream.engines.local.flow_expression import (
     calls_python,
     can_fail,
@@ -17,7 +17,10 @@ from millstream.engines.local.flow_expression import (
     polars_schema,
 )
 from millstream.engines.local.flow_lazy import lazy_frames
+from millstream.engines.local.flow_tally import Counter, FunctionTime, Fused, Tally
+from millstream.flows.figures import StepPlace, calls_function, keeps_rows
 from millstream.flows.learning import Predict
+from millstream.flows.plan import Plan
 from millstream.flows.steps import (
     AsofJoin,
     BatchFunction,
@@ -100,31 +103,73 @@ class StepRunner:
         steps: Sequence[Step],
         schema: pa.Schema,
         *,
-        numbers: Sequence[int],
-        failures: Failures,
+        places: Sequence[StepPlace],
+        tally: Tally,
+        before: Counter | None = None,
         carried: tuple[str, ...] = (),
     ) -> None:
-        """``schema`` is that of the first step's input; messages name the steps by ``numbers``."""
+        """``schema`` is that of the first step's input; messages name the steps by their ``places``.
+
+        ``before`` counts the rows that come: those that the step before gives.
+        """
         self.carried = carried
-        self._failures = failures
-        self._parts: list[Applied] = []
-        for number, step in zip(numbers, steps, strict=True):
-            where = f"step {number}, {step.name}"
-            self._parts.append(self._compiled(step, schema, where))
+        self.fused = Fused()
+        self._failures = tally.failures
+        self._before = before
+        self._last: Counter | None = None
+        """Counts the rows behind the last built-in step that changes how many there are, if none behind it does."""
+        self._parts: list[tuple[Applied, Counter | None]] = []
+        """What applies each step, and what counts behind it."""
+        for place, step in zip(places, steps, strict=True):
+            where = f"step {place.number}, {step.name}"
+            counter, is_function = tally.at(place), calls_function(step)
+            self.fused.add(counter, is_function=is_function)
+            counts = not (is_function or keeps_rows(step))
+            applied = self._compiled(step, schema, where, counter)
+            self._parts.append((applied, counter if counts else None))
+            if not keeps_rows(step):
+                self._last = counter if counts else None
             schema = step.output(schema, where=where)
         self.schema = schema
 
     def applied(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Return rows after the steps; without any step they are not touched."""
-        return self.apply(rows.lazy()).collect() if self._parts else rows
+        if self._before is not None:
+            self._before.add(rows.height)
+        if not self._parts:
+            return rows
+        with self.fused.computing():
+            output = self._apply(rows.lazy(), counts_last=False).collect()
+        if self._last is not None:
+            self._last.add(output.height)
+        return output
+
+    def computed(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        """Return rows after the steps, computed together with what gives them, which has the time of both."""
+        if not self._parts:
+            output = frame.collect()
+            if self._before is not None:
+                self._before.add(output.height)
+            return output
+        given = frame if self._before is None else self._before.counted(frame)
+        with self.fused.computing(carries=False):
+            output = self._apply(given, counts_last=False).collect()
+        if self._last is not None:
+            self._last.add(output.height)
+        return output
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """Return the frame after all the steps; nothing is computed yet."""
-        for part in self._parts:
+        return self._apply(frame, counts_last=True)
+
+    def _apply(self, frame: pl.LazyFrame, *, counts_last: bool) -> pl.LazyFrame:
+        for part, counter in self._parts:
             frame = part(frame)
+            if counter is not None and (counts_last or counter is not self._last):
+                frame = counter.counted(frame)
         return frame
 
-    def _compiled(self, step: Step, schema: pa.Schema, where: str) -> Applied:
+    def _compiled(self, step: Step, schema: pa.Schema, where: str, counter: Counter) -> Applied:
         """Return what applies a step to a frame."""
         match step:
             case Filter(condition=condition):
@@ -145,21 +190,21 @@ class StepRunner:
             case AsofJoin():
                 table = _table_of(step)
                 return lambda frame: _joined_asof(step, frame, table)
-        return lambda frame: self._apply_rows(step, schema, where, frame)
+        return lambda frame: self._apply_rows(step, schema, where, counter, frame)
 
     def _apply_rows(
-        self, step: Step, schema: pa.Schema, where: str, frame: pl.LazyFrame
+        self, step: Step, schema: pa.Schema, where: str, counter: Counter, frame: pl.LazyFrame
     ) -> pl.LazyFrame:
         """Apply a step that does not keep rows as they are."""
         match step:
             case MapBatches():
-                return mapped(step, frame, schema, where=where)
+                return mapped(step, frame, schema, where=where, counter=counter)
             case MapEvents():
-                caller = EventCaller(step, where, self._failures)
-                return mapped(MapBatches(caller, step.schema), frame, schema, where=where)
+                calling = MapBatches(EventCaller(step, where, self._failures), step.schema)
+                return mapped(calling, frame, schema, where=where, counter=counter)
             case Predict():
-                given = step.output(schema, where=where)
-                return mapped(MapBatches(asking(step, where), given), frame, schema, where=where)
+                asked = MapBatches(asking(step, where), step.output(schema, where=where))
+                return mapped(asked, frame, schema, where=where, counter=counter)
             case Explode(column=column):
                 filled = frame.filter(pl.col(column).list.len() > 0)
                 return widen(
@@ -171,6 +216,17 @@ class StepRunner:
             case Limit(rows=rows):
                 return frame.head(rows)
         raise AssertionError(f"{step.name} is not a stateless step")
+
+
+def steps_behind(plan: Plan, at: int, end: int, tally: Tally) -> StepRunner:
+    """Return what applies the steps of a plan behind the step ``at``, -1 for its source, up to the step ``end``."""
+    return StepRunner(
+        plan.steps[at + 1 : end],
+        plan.schemas()[at + 1],
+        places=[StepPlace((), number) for number in range(at + 2, end + 1)],
+        tally=tally,
+        before=tally.at(StepPlace((), at + 1)),
+    )
 
 
 def asking(step: Predict, where: str) -> BatchFunction:
@@ -223,11 +279,16 @@ def _table_of(step: Join | AsofJoin) -> pl.DataFrame:
     return table
 
 
-def mapped(step: MapBatches, frame: pl.LazyFrame, schema: pa.Schema, *, where: str) -> pl.LazyFrame:
+def mapped(
+    step: MapBatches, frame: pl.LazyFrame, schema: pa.Schema, *, where: str, counter: Counter
+) -> pl.LazyFrame:
     """Return what the user's function makes of the frame, computed piece by piece when it is read."""
 
     def parts() -> Iterator[pl.DataFrame]:
-        for table in call_function(step, record_batches(frame, schema), where=where):
+        own = FunctionTime(counter)
+        batches = own.without(record_batches(frame, schema))
+        for table in own.within(call_function(step, batches, where=where)):
+            counter.add(table.num_rows)
             yield from_arrow(table)
 
     return lazy_frames(parts, step.schema)

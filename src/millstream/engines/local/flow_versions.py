@@ -16,7 +16,6 @@ from typing import Final
 import polars as pl
 
 from millstream.engines.local.flow_catalog import Claim
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_joining import LEFT, RIGHT
 from millstream.engines.local.flow_ordered_rows import OrderedRows, in_order
@@ -30,7 +29,8 @@ from millstream.engines.local.flow_state import (
     decoded,
     encoded,
 )
-from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_steps import steps_behind
+from millstream.engines.local.flow_tally import Tally
 from millstream.flows.merging import AsOf, JoinSource
 from millstream.flows.plan import Plan
 from millstream.flows.watermark import TIME_MIN
@@ -158,17 +158,13 @@ class VersionStage(Clockless):
 
     states = range(2)
 
-    def __init__(
-        self, plan: Plan, end: int, *, claim: Claim, where: Path, failures: Failures
-    ) -> None:
+    def __init__(self, plan: Plan, end: int, *, claim: Claim, where: Path, tally: Tally) -> None:
         """Compile, and load the state that the last commit left."""
         join = plan.source
         assert isinstance(join, JoinSource)
         self._kernel = AsofKernel(join)
-        self._after = StepRunner(
-            plan.steps[:end], join.schema, numbers=range(1, end + 1), failures=failures
-        )
-        self._empty = pl.DataFrame(schema=polars_schema(self._after.schema))
+        self.after = steps_behind(plan, -1, end, tally)
+        self._empty = pl.DataFrame(schema=polars_schema(self.after.schema))
         self._no_versions = pl.DataFrame(schema=self._kernel.schemas[RIGHT])
         self.closed_until_us = claim.closed_until_us.get(0, TIME_MIN)
         place = f"{where}, flow {claim.name!r}"
@@ -194,9 +190,7 @@ class VersionStage(Clockless):
         due, waiting = self._waiting.advance(left, until_us)
         output = self._empty
         if due.height:
-            output = self._after.apply(
-                self._kernel.joined(due.lazy(), self._versions.rows())
-            ).collect()
+            output = self.after.computed(self._kernel.joined(due.lazy(), self._versions.rows()))
         change = self._versions.close(new, until_us)
         self.closed_until_us = max(self.closed_until_us, until_us)
         return output, (waiting, change)

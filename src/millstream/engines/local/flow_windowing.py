@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -12,7 +14,6 @@ import pyarrow as pa
 
 from millstream.engines.local.flow_catalog import Claim
 from millstream.engines.local.flow_counting import CountStage
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_heads import Heads
 from millstream.engines.local.flow_intake import Taken
@@ -29,9 +30,11 @@ from millstream.engines.local.flow_stages import (
 )
 from millstream.engines.local.flow_state import StateChange
 from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_tally import Tally
 from millstream.engines.local.flow_versions import VersionStage
 from millstream.flows.branches import branches, source_at, sources
 from millstream.flows.event_time import inherited_time
+from millstream.flows.figures import StepPlace
 from millstream.flows.keyed import Process
 from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource
@@ -79,13 +82,17 @@ class StatelessStream:
     clock_due_us: int | None = None
     late_schemas: Sequence[pa.Schema] = ()
 
-    def __init__(self, plan: Plan, failures: Failures) -> None:
+    def __init__(self, plan: Plan, tally: Tally) -> None:
         """Compile."""
         all_sources, found = sources(plan), branches(plan)
         self._runners: list[list[StepRunner]] = [[] for _ in all_sources]
         for branch in found:
             runner = StepRunner(
-                branch.steps, branch.source.schema, numbers=branch.numbers, failures=failures
+                branch.steps,
+                branch.source.schema,
+                places=branch.places,
+                tally=tally,
+                before=tally.at(StepPlace(branch.path, 0)),
             )
             self._runners[source_at(branch, all_sources)].append(runner)
         self._empty = pl.DataFrame(schema=polars_schema(plan.schema))
@@ -132,14 +139,15 @@ class StagedStream:
         plan: Plan,
         claim: Claim,
         where: Path,
-        failures: Failures,
+        tally: Tally,
         now_us: Callable[[], int],
         trainers: Trainers,
     ) -> None:
         """Compile, and load the state that the last commit left."""
-        self._stages = _stages(plan, claim, where, failures, now_us, trainers)
+        self._stages = _stages(plan, claim, where, tally, now_us, trainers)
+        self._counters = [tally.at(place) for place in _places(plan)]
         self._times = _times_between(plan)
-        self._heads = Heads(branches(plan), sources(plan), failures)
+        self._heads = Heads(branches(plan), sources(plan), tally)
         self.late_schemas: Sequence[pa.Schema] = self._heads.schemas
         self._late_us = _lateness(plan)
         self._time = EventTime(
@@ -180,7 +188,8 @@ class StagedStream:
             late, untimed = late + counts[LATE], untimed + counts[UNTIMED]
         counting = counting_partitions(next_offsets=next_offsets, ends=ends, bounded=bounded)
         until_us = self._time.watermark_us(counting - idle)
-        output, changes = first.advance(told, until_us)
+        with self._spending(0):
+            output, changes = first.advance(told, until_us)
         self._time = self._time.closed(until_us)
         output, behind, lost = self._behind(output, close=False)
         return Computed(
@@ -212,7 +221,8 @@ class StagedStream:
     def fire_clock(self, now_us: int) -> Computed:
         """Call the timers of the clock that are due."""
         first = self._stages[0]
-        output, changes = first.fire_clock(now_us)
+        with self._spending(0):
+            output, changes = first.fire_clock(now_us)
         output, behind, lost = self._behind(output, close=False, now_us=now_us)
         return Computed(
             output,
@@ -225,9 +235,10 @@ class StagedStream:
     def _closed_up_to(self, until_us: int, *, close: bool) -> Computed:
         first = self._stages[0]
         nothing = [None] * len(self.late_schemas)
-        output, changes = first.advance(nothing, until_us)
-        if close:
-            output, changes = _closed(first, len(nothing), (output, changes))
+        with self._spending(0):
+            output, changes = first.advance(nothing, until_us)
+            if close:
+                output, changes = _closed(first, len(nothing), (output, changes))
         self._time = self._time.closed(until_us)
         output, behind, lost = self._behind(output, close=close)
         return Computed(
@@ -270,18 +281,29 @@ class StagedStream:
         """
         changes: list[StateChange] = []
         lost = {LATE: 0, UNTIMED: 0}
-        for before, stage, time in zip(self._stages, self._stages[1:], self._times, strict=False):
+        for number, on in enumerate(self._times, start=1):
+            before, stage = self._stages[number - 1], self._stages[number]
             told, _, counts = sorted_out(stage, 0, rows)
             lost = {kind: lost[kind] + counts[kind] for kind in lost}
-            known_us = TIME_MIN if time is None else before.watermark_behind_us(time)
-            advanced = stage.advance([told], max(stage.closed_until_us, known_us))
-            if close:
-                advanced = _closed(stage, 1, advanced)
-            if now_us is not None:
-                advanced = _then(advanced, stage.fire_clock(now_us))
+            known_us = TIME_MIN if on is None else before.watermark_behind_us(on)
+            with self._spending(number):
+                advanced = stage.advance([told], max(stage.closed_until_us, known_us))
+                if close:
+                    advanced = _closed(stage, 1, advanced)
+                if now_us is not None:
+                    advanced = _then(advanced, stage.fire_clock(now_us))
             rows, of_stage = advanced
             changes += of_stage
         return rows, changes, lost
+
+    @contextmanager
+    def _spending(self, number: int) -> Iterator[None]:
+        """Count the time of a stage; the steps behind it count their own."""
+        after = self._stages[number].after.fused
+        behind_s, started_s = after.seconds, time.perf_counter()
+        yield
+        passed_s = time.perf_counter() - started_s
+        self._counters[number].spend(passed_s - (after.seconds - behind_s))
 
     def _closed(self) -> dict[int, int]:
         return {number: stage.closed_until_us for stage in self._stages for number in stage.states}
@@ -311,7 +333,7 @@ def _stages(
     plan: Plan,
     claim: Claim,
     where: Path,
-    failures: Failures,
+    tally: Tally,
     now_us: Callable[[], int],
     trainers: Trainers,
 ) -> list[Stage]:
@@ -320,21 +342,27 @@ def _stages(
     stages: list[Stage] = []
     if isinstance(plan.source, JoinSource):
         join = VersionStage if plan.source.is_asof else JoinStage
-        stages.append(join(plan, ends[0], claim=claim, where=where, failures=failures))
+        stages.append(join(plan, ends[0], claim=claim, where=where, tally=tally))
     for (at, step), end in zip(stateful.items(), ends[1:], strict=True):
         state = stages[-1].states.stop if stages else 0
         kind: type[ProcessStage | CountStage | AggregationStage]
         if isinstance(step, Fit):
-            stages.append(LearnStage(plan, state, at, end, trainers=trainers, failures=failures))
+            stages.append(LearnStage(plan, state, at, end, trainers=trainers, tally=tally))
             continue
         if isinstance(step, Process):
             kind = ProcessStage
         else:
             kind = CountStage if step.counts_rows else AggregationStage
         stages.append(
-            kind(plan, state, at, end, claim=claim, where=where, failures=failures, now_us=now_us)
+            kind(plan, state, at, end, claim=claim, where=where, tally=tally, now_us=now_us)
         )
     return stages
+
+
+def _places(plan: Plan) -> list[StepPlace]:
+    """Return where the stages stand."""
+    at = [*([-1] if isinstance(plan.source, JoinSource) else []), *plan.stateful()]
+    return [StepPlace((), index + 1) for index in at]
 
 
 def _times_between(plan: Plan) -> list[str | None]:

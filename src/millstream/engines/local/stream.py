@@ -14,6 +14,7 @@ close a window, unless the stream was told what an idle partition is.
 from __future__ import annotations
 
 from millstream.engines.local import flow_catalog, flow_units
+from millstream.engines.local.flow_figures import flow_figures
 from millstream.engines.local.flow_files import check_place
 from millstream.engines.local.flow_finished import note_finished
 from millstream.engines.local.flow_kept import kept_states
@@ -28,6 +29,7 @@ from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream_checks import check_stream, refuse_early
 from millstream.engines.local.stream_shared import SharedStream
 from millstream.flows.contract import Stop
+from millstream.flows.figures import FlowFigures
 from millstream.flows.fingerprint import fingerprint
 from millstream.flows.kept import KeptState
 from millstream.flows.plan import Plan
@@ -102,6 +104,10 @@ class LocalStream:
     ) -> tuple[KeptState, ...]:
         """Return what the flow of that name keeps; see ``StreamEngine``."""
         return kept_states(self._log.store, plan, name, step=step, key=key, rows_max=rows_max)
+
+    def figures(self, plan: Plan, *, name: str) -> FlowFigures:
+        """Return how the stream of that name is doing; see ``StreamEngine``."""
+        return flow_figures(self._log, plan, name)
 
     def reset(self, name: str, plan: Plan) -> None:
         """Forget the place and state of a flow; its output stays. Raises Fenced while it runs."""

@@ -221,7 +221,7 @@ def _check_times(found: tuple[Branch, ...], all_sources: tuple[Source, ...]) -> 
                 step = branch.steps[anchor.steps - 1]
                 raise PlanError(
                     f"{source.text()} is read several times, and the event time comes out of {step.text()}",
-                    where=f"step {branch.numbers[anchor.steps - 1]}, {step.name}",
+                    where=f"step {branch.places[anchor.steps - 1].number}, {step.name}",
                     expected="an event time that is a column of the source, or computed from its columns",
                     next_step="write what the function gives to a topic, and read that",
                 )

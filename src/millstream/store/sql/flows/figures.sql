@@ -1,0 +1,3 @@
+SELECT owner, closed_until_us, figures
+FROM flow
+WHERE id = ?
