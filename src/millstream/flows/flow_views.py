@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 from millstream.flows.contract import FlowEngines
 from millstream.flows.explain import explain
-from millstream.flows.figures import FlowFigures
+from millstream.flows.figures import FlowFigures, StepFigures
 from millstream.flows.kept import ROWS_SHOWN, KeptState
 from millstream.flows.plan import Plan
 from millstream.flows.plot import FlowPlot, plot
@@ -27,9 +28,13 @@ class FlowViews(ABC):
         """Return the plan as text: source, steps with the columns they give, and sink."""
         return explain(self.plan, name=self.name)
 
-    def plot(self) -> FlowPlot:
-        """Return the plan as a drawing (SVG): ``.svg`` is its text, ``.save(path)`` writes it, a notebook shows it."""
-        return plot(self.plan, name=self.name)
+    def plot(self, steps: Sequence[StepFigures] = ()) -> FlowPlot:
+        """Return the plan as a drawing (SVG): ``.svg`` is its text, ``.save(path)`` writes it, a notebook shows it.
+
+        With the ``steps`` of a report or of ``figures()`` each box shows what its step got, gave and took. Raises
+        ConfigurationError for the steps of another flow.
+        """
+        return plot(self.plan, name=self.name, steps=steps)
 
     def state(
         self, *, step: int | None = None, key: object = None, rows_max: int = ROWS_SHOWN

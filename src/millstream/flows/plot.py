@@ -10,19 +10,22 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 from xml.sax.saxutils import escape
 
 import pyarrow as pa
 
+from millstream.flows.figures import SIDES, StepFigures, step_figures
 from millstream.flows.keyed import Process
 from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.steps import Step
+from millstream.primitives.duration import format_duration
+from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.schema import describe
 
 LINE_CHARACTERS_MAX: Final = 50
@@ -33,9 +36,13 @@ A longer line of a box is cut; the whole of it is in the box's title, which brow
 
 _WIDTH: Final = 370
 _HEIGHT: Final = 50
+_HEIGHT_COUNTED: Final = 66
 _GAP: Final = 28
 _MARGIN: Final = 16
 _PADDING: Final = 10
+
+_Place = tuple[str, int]
+"""The part of a plan, and the number of a step in it."""
 
 _COLORS: Final = {
     "source": ("#e6f1fb", "#2b6ca3"),
@@ -53,6 +60,8 @@ class _Box:
     title: str
     detail: str
     below: tuple[_Box, ...] = ()
+    counts: str = ""
+    """What a run has counted of it."""
 
     @property
     def depth(self) -> int:
@@ -82,43 +91,76 @@ class FlowPlot:
         return self.svg
 
 
-def plot(plan: Plan, *, name: str) -> FlowPlot:
-    """Return the drawing of a plan: sources at the top, the sink at the bottom, what keeps state in a colour."""
-    root = _ended(plan)
+def plot(plan: Plan, *, name: str, steps: Sequence[StepFigures] = ()) -> FlowPlot:
+    """Return the drawing of a plan: sources at the top, the sink at the bottom, what keeps state in a colour.
+
+    With the figures of a run each step shows its own. Raises ConfigurationError for those of another plan.
+    """
+    root = _ended(plan, _counts(plan, steps, name))
+    box_height = _HEIGHT_COUNTED if steps else _HEIGHT
     width = root.width + 2 * _MARGIN
-    height = root.depth * (_HEIGHT + _GAP) - _GAP + 2 * _MARGIN
+    height = root.depth * (box_height + _GAP) - _GAP + 2 * _MARGIN
     lines = [
         f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" '
         f'viewBox="0 0 {width} {height}" font-family="monospace" role="img">',
         f"<title>{_escaped(f'flow {name}')}</title>",
         f'<rect width="{width}" height="{height}" fill="#ffffff"/>',
-        *_drawn(root, _MARGIN, root.depth - 1),
+        *_drawn(root, _MARGIN, root.depth - 1, box_height),
         "</svg>",
     ]
     return FlowPlot("\n".join(lines))
 
 
-def _ended(plan: Plan) -> _Box:
-    box = _boxes(plan)
+def _counts(plan: Plan, steps: Sequence[StepFigures], name: str) -> dict[_Place, str]:
+    """Return what each box shows of a run."""
+    if not steps:
+        return {}
+    own = step_figures(plan, {})
+    if [(step.part, step.number, step.text) for step in own] != [
+        (step.part, step.number, step.text) for step in steps
+    ]:
+        raise ConfigurationError(
+            "the figures are of other steps than the flow has",
+            where=f"flow {name!r}, plot()",
+            expected="the steps of a report or of figures() of this flow",
+            next_step="run the flow again, or leave the figures out",
+        )
+    return {(step.part, step.number): _counted(step) for step in steps}
+
+
+def _counted(step: StepFigures) -> str:
+    time = "" if step.time_us is None else f", {format_duration(step.time_us)}"
+    kept = "" if step.selectivity is None else f" ({step.selectivity:.1%})"
+    return f"{step.rows_in:,} in, {step.rows_out:,} out{kept}{time}"
+
+
+def _ended(plan: Plan, counts: Mapping[_Place, str]) -> _Box:
+    box = _boxes(plan, counts, ())
     for verb, sink in (("write", plan.sink), ("enqueue", plan.calls)):
         if sink is not None:
             box = _Box("sink", verb, sink.text(), (box,))
     return box
 
 
-def _boxes(plan: Plan) -> _Box:
+def _boxes(plan: Plan, counts: Mapping[_Place, str], path: tuple[str, ...]) -> _Box:
     """Return the box of the last step, with all before it."""
     schemas = plan.schemas()
     match plan.source:
         case UnionSource(plans=plans):
-            box = _Box("step", "union", _columns(schemas[0]), tuple(map(_boxes, plans)))
+            parts = [_boxes(p, counts, (*path, f"of {n}")) for n, p in enumerate(plans, start=1)]
+            box = _Box("step", "union", _columns(schemas[0]), tuple(parts))
         case JoinSource(left=left, right=right) as join:
             detail = join.summary().removeprefix(join.name)[1:-1]
-            box = _Box("state", join.name, detail, (_boxes(left), _boxes(right)))
+            sides = [
+                _boxes(side, counts, (*path, of_side))
+                for side, of_side in zip((left, right), SIDES, strict=True)
+            ]
+            counted = counts.get((", ".join(path), 0), "")
+            box = _Box("state", join.name, detail, tuple(sides), counted)
         case source:
             box = _Box("source", f"read {source.text()}", _columns(schemas[0]))
     for number, step in enumerate(plan.steps, start=1):
-        box = _step(number, step, box)
+        box = replace(_step(number, step, box), counts=counts.get((", ".join(path), number), ""))
     return box
 
 
@@ -148,14 +190,14 @@ def _columns(schema: pa.Schema) -> str:
     return describe(schema)
 
 
-def _drawn(box: _Box, left: float, row: int) -> Iterator[str]:
+def _drawn(box: _Box, left: float, row: int, height: int) -> Iterator[str]:
     """Yield the lines of a box in a row, below all that is before it; its subtree begins at ``left``."""
     middle = left + box.width / 2
-    top = _MARGIN + row * (_HEIGHT + _GAP)
+    top = _MARGIN + row * (height + _GAP)
     inner = sum(part.width for part in box.below) + _GAP * max(len(box.below) - 1, 0)
     at = left + (box.width - inner) / 2
     for part in box.below:
-        yield from _drawn(part, at, row - 1)
+        yield from _drawn(part, at, row - 1, height)
         yield from _edge(at + part.width / 2, top - _GAP, middle, top)
         at += part.width + _GAP
     fill, stroke = _COLORS[box.kind]
@@ -163,7 +205,7 @@ def _drawn(box: _Box, left: float, row: int) -> Iterator[str]:
     yield "<g>"
     yield f"<title>{_escaped(f'{box.title}: {box.detail}')}</title>"
     yield (
-        f'<rect x="{x:g}" y="{top}" width="{_WIDTH}" height="{_HEIGHT}" rx="6" '
+        f'<rect x="{x:g}" y="{top}" width="{_WIDTH}" height="{height}" rx="6" '
         f'fill="{fill}" stroke="{stroke}"/>'
     )
     yield (
@@ -174,6 +216,11 @@ def _drawn(box: _Box, left: float, row: int) -> Iterator[str]:
         f'<text x="{x + _PADDING:g}" y="{top + 38}" font-size="11" fill="#444444">'
         f"{_escaped(_short(box.detail, LINE_CHARACTERS_MAX))}</text>"
     )
+    if box.counts:
+        yield (
+            f'<text x="{x + _PADDING:g}" y="{top + 54}" font-size="11" fill="#222222">'
+            f"{_escaped(_short(box.counts, LINE_CHARACTERS_MAX))}</text>"
+        )
     yield "</g>"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from datetime import UTC, datetime
 from pathlib import Path
 from xml.etree import ElementTree as ET
 
@@ -17,6 +18,7 @@ from millstream.flows.plan import Plan
 from millstream.flows.plot import LINE_CHARACTERS_MAX, plot
 from millstream.flows.source import TopicSource
 
+SCHEMA = {"user": str, "price": float, "at": ms.Timestamp}
 SVG = "{http://www.w3.org/2000/svg}"
 
 
@@ -26,7 +28,7 @@ def app(store_path: Path) -> ms.App:
 
 
 def clicks(app: ms.App, name: str = "clicks") -> Flow:
-    topic = app.topic(name, schema={"user": str, "price": float, "at": ms.Timestamp})
+    topic = app.topic(name, schema=SCHEMA)
     return app.read(topic)
 
 
@@ -112,3 +114,27 @@ def test_it_is_saved_and_shown_in_a_notebook(app: ms.App, tmp_path: Path) -> Non
     shown = flow._repr_mimebundle_()
     assert shown == {"image/svg+xml": flow.plot().svg, "text/plain": flow.explain()}
     assert boxes(flow.plot().svg)[1][1] == "(col('user') == 'Zoë <&>')"
+
+
+def test_the_figures_of_a_run_are_in_the_boxes(app: ms.App) -> None:
+    flow = clicks(app).filter(ms.col("price") > 0)
+    both = flow.select("user", "at").union(clicks(app, "old").select("user", "at"))
+    joined = both.join(flow.select("user", "price"), on="user").write("out")
+    noon = datetime(2026, 1, 1, 12, tzinfo=UTC)
+    app.topic("clicks", schema=SCHEMA).append(
+        [{"user": "a", "price": p, "at": noon} for p in (0.0, 1.0, 2.0)]
+    )
+    report = joined.run()
+    drawn = joined.plot(report.steps)
+    counted = [
+        [text.text or "" for text in group.findall(f"{SVG}text")]
+        for group in ET.fromstring(drawn.svg).findall(f"{SVG}g")
+    ]
+    assert {len(texts) for texts in counted} == {2, 3}
+    counts = {texts[0]: texts[2].split(",")[:2] for texts in counted if len(texts) > 2}
+    assert counts["1  filter"] == ["3 in", " 2 out (66.7%)"]
+    assert counts["join"] == ["4 in", " 4 out (100.0%)"]
+    tops = sorted({top for _, top, _, _ in rectangles(drawn.svg)})
+    assert all(below - above >= 66 for above, below in itertools.pairwise(tops))
+    with pytest.raises(ms.errors.ConfigurationError, match="of other steps"):
+        flow.plot(report.steps)
