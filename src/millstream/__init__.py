@@ -37,7 +37,7 @@ from millstream.flows.lakes import delta, iceberg
 from millstream.flows.learning import Model
 from millstream.flows.report import Progress, RunReport
 from millstream.flows.sql import sql, sql_table
-from millstream.flows.triggers import after, arrival, gathered
+from millstream.flows.trigger_conditions import after, arrival, gathered
 from millstream.flows.webhook import webhook
 from millstream.flows.windows import calendar, count_window, hopping, session, sliding, tumbling
 from millstream.log.contract import PartitionLag

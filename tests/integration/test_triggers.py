@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import threading
 from collections.abc import Callable, Iterator
@@ -13,12 +12,11 @@ import pytest
 import millstream as ms
 from millstream.engines.local.flow_file_intake import SETTLED_US
 from millstream.engines.local.flow_triggers import BACKOFF
-from millstream.flows.triggers import TriggerStatus
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import set_listener
 from millstream.store.locks import FileLock
 from millstream.testing import VirtualClock
-from tests.flows_kit import Crash, crash_at
+from tests.triggers_kit import add, declare, once_at, only, opened, out, put
 
 
 @pytest.fixture
@@ -28,31 +26,8 @@ def clock() -> VirtualClock:
 
 @pytest.fixture
 def app(store_path: Path, clock: VirtualClock) -> Iterator[ms.App]:
-    with ms.App("shop", store=store_path, durability="process", clock=clock) as app:
-        app.topic("orders", schema={"eur": int}, partitions=2).append([])
+    with opened(store_path, clock) as app:
         yield app
-
-
-def add(app: ms.App, *values: int) -> None:
-    topic = app.topic("orders", schema={"eur": int}, partitions=2)
-    for number, value in enumerate(values):
-        topic.append({"eur": value}, partition=number % 2)
-
-
-def declare(app: ms.App, *conditions: object, mode: str = "batch", name: str = "job") -> None:
-    @app.trigger(*conditions, mode=mode, name=name)  # type: ignore[arg-type]
-    def job() -> ms.Flow:
-        return app.read("orders").write(f"out_{name}")
-
-
-def out(app: ms.App, name: str = "job") -> list[int]:
-    found = app.read(f"out_{name}").collect()["eur"].to_pylist()
-    return sorted(found)
-
-
-def only(app: ms.App) -> TriggerStatus:
-    [status] = app.triggers.list()
-    return status
 
 
 def test_an_interval_runs_once_each_time_and_once_for_all_that_were_missed(
@@ -91,30 +66,24 @@ def test_files_count_once_they_were_left_alone_and_again_when_they_change(
     app: ms.App, clock: VirtualClock, tmp_path: Path
 ) -> None:
     inbox = tmp_path / "inbox"
-    inbox.mkdir()
-
-    def put(name: str, text: str, *, age_us: int) -> None:
-        (inbox / name).write_text(text)
-        at_ns = (clock.now_us() - age_us) * 1000
-        os.utime(inbox / name, ns=(at_ns, at_ns))
 
     @app.trigger(ms.arrival(f"{inbox}/*.csv"))
     def load() -> ms.Flow:
         return app.read(f"{inbox}/*.csv").write(f"{tmp_path}/all.csv")
 
     assert app.triggers.run_due() == 0
-    put("a.csv", "n\n1\n", age_us=SETTLED_US - 1)
-    put("_b.csv", "n\n1\n", age_us=SETTLED_US)
-    put("c.txt", "n\n1\n", age_us=SETTLED_US)
+    put(clock, inbox / "a.csv", "n\n1\n", age_us=SETTLED_US - 1)
+    put(clock, inbox / "_b.csv", "n\n1\n")
+    put(clock, inbox / "c.txt", "n\n1\n")
     assert app.triggers.run_due() == 0
     clock.jump(1)
     assert app.triggers.run_due() == 1
     assert (tmp_path / "all.csv").read_text() == "n\n1\n"
     assert app.triggers.run_due() == 0
     clock.advance("1s")
-    put("a.csv", "n\n5\n", age_us=SETTLED_US)
+    put(clock, inbox / "a.csv", "n\n5\n")
     assert app.triggers.run_due() == 1
-    put("d.csv", "n\n2\n", age_us=SETTLED_US)
+    put(clock, inbox / "d.csv", "n\n2\n")
     assert app.triggers.run_due() == 1
     assert sorted((tmp_path / "all.csv").read_text().split()[1:]) == ["2", "5"]
     (inbox / "d.csv").unlink()
@@ -124,12 +93,11 @@ def test_files_count_once_they_were_left_alone_and_again_when_they_change(
 def test_files_that_are_there_at_first_have_arrived(
     app: ms.App, clock: VirtualClock, tmp_path: Path
 ) -> None:
-    (tmp_path / "a.csv").write_text("n\n1\n")
-    os.utime(tmp_path / "a.csv", ns=(clock.now_us() * 1000 - SETTLED_US * 1000,) * 2)
+    path = put(clock, tmp_path / "a.csv", "n\n1\n")
 
-    @app.trigger(ms.arrival(str(tmp_path / "a.csv")))
+    @app.trigger(ms.arrival(path))
     def load() -> ms.Flow:
-        return app.read(str(tmp_path / "a.csv")).write("loaded")
+        return app.read(path).write("loaded")
 
     assert app.triggers.run_due() == 1
     assert app.triggers.run_due() == 0
@@ -190,23 +158,28 @@ def test_a_stream_that_is_stopped_may_not_have_come_to_its_end(
     assert out(app) == [1]
 
 
-def test_a_note_is_not_stored_over_that_of_another_process(app: ms.App) -> None:
-    declare(app, ms.gathered("orders", events=1))
+@pytest.mark.parametrize("mode", ["batch", "stream"])
+def test_a_note_is_not_stored_over_that_of_another_process(app: ms.App, mode: str) -> None:
+    """Nothing of a batch either: what it was due for has been run."""
+    declare(app, ms.gathered("orders", events=1), mode=mode)
+    app.topic("out_job", schema={"eur": int}).append([])
     add(app, 1)
     store = app.log_engine.store
 
-    def other(step: str) -> None:
-        if step == "trigger.ran":
-            set_listener(None)
-            params = {"name": "job", "turn": 0, "seen": "{}"}
-            assert store.write(lambda tx: tx.run("flows/trigger_see", params))
+    def other() -> None:
+        params = {"name": "job", "turn": 0, "seen": "{}"}
+        assert store.write(lambda tx: tx.run("flows/trigger_see", params))
 
-    set_listener(other)
+    heard: list[str] = []
+    once_at("trigger.noted", other)
     try:
-        assert app.triggers.run_due() == 1
+        assert app.triggers.run_due(report=heard.append) == 1
     finally:
         set_listener(None)
-    assert only(app).runs == 0
+    assert (only(app).runs, only(app).failures) == (0, 0)
+    assert out(app) == ([] if mode == "batch" else [1])
+    assert "another process has run it meanwhile" in heard[0]
+    assert "tried again" not in heard[0]
 
 
 def test_triggers_of_a_chain_run_in_one_look_and_only_after_a_success(
@@ -267,13 +240,8 @@ def test_what_comes_while_a_run_goes_on_counts_for_the_next(app: ms.App) -> None
     def job() -> ms.Flow:
         return app.read("orders").write("out_job")
 
-    def come(step: str) -> None:
-        if step == "trigger.ran":
-            set_listener(None)
-            add(app, 2)
-
     add(app, 1)
-    set_listener(come)
+    once_at("flow.committed", lambda: add(app, 2))
     try:
         assert app.triggers.run_due() == 1
     finally:
@@ -286,17 +254,16 @@ def test_what_comes_while_a_run_goes_on_counts_for_the_next(app: ms.App) -> None
 def test_any_of_several_conditions_is_enough_and_a_new_one_begins_to_wait(
     store_path: Path, clock: VirtualClock
 ) -> None:
-    def opened(*conditions: object) -> ms.App:
-        app = ms.App("shop", store=store_path, durability="process", clock=clock)
-        app.topic("orders", schema={"eur": int}, partitions=2).append([])
+    def declared(*conditions: object) -> ms.App:
+        app = opened(store_path, clock)
         declare(app, *conditions)
         return app
 
-    with opened(ms.gathered("orders", events=2)) as app:
+    with declared(ms.gathered("orders", events=2)) as app:
         add(app, 1, 2)
         assert app.triggers.run_due() == 1
     clock.advance("1h")
-    with opened(ms.gathered("orders", events=2), ms.every("10m")) as app:
+    with declared(ms.gathered("orders", events=2), ms.every("10m")) as app:
         assert app.triggers.run_due() == 0
         assert only(app).due_us == clock.now_us() + 600_000_000
         add(app, 3, 4)
@@ -346,48 +313,17 @@ def test_what_is_no_flow_is_told(app: ms.App) -> None:
     assert "the function gave a int" in str(only(app).error)
 
 
-@pytest.mark.parametrize("step", ["trigger.noted", "flow.read", "flow.committed", "trigger.ran"])
-@pytest.mark.parametrize("mode", ["batch", "stream"])
-def test_a_kill_at_any_step_loses_no_run_and_a_stream_repeats_nothing(
-    store_path: Path, tmp_path: Path, clock: VirtualClock, step: str, mode: str
-) -> None:
-    target = f"{tmp_path}/out.parquet" if mode == "batch" else f"{tmp_path}/out/"
-
-    def opened() -> ms.App:
-        app = ms.App("shop", store=store_path, durability="process", clock=clock)
-        app.topic("orders", schema={"eur": int}, partitions=2).append([])
-
-        @app.trigger(ms.gathered("orders", events=2), mode=mode)
-        def job() -> ms.Flow:
-            return app.read("orders").write(target)
-
-        return app
-
-    app = opened()
-    add(app, 1, 2, 3)
-    crash_at(step, 1)
-    crashed = False
-    try:
-        app.triggers.run_due()
-    except Crash:
-        crashed = True
-    finally:
-        set_listener(None)
-        app.close()
-    assert crashed or (mode == "batch" and step in {"flow.read", "flow.committed"})
-    with opened() as app:
-        assert app.triggers.run_due() == int(crashed)
-        assert app.triggers.run_due() == 0
-        assert only(app).runs == 1
-        assert sorted(app.read(target).collect()["eur"].to_pylist()) == [1, 2, 3]
-
-
-def test_one_process_at_a_time_does_it(app: ms.App, store_path: Path) -> None:
-    declare(app, ms.gathered("orders", events=1))
+def test_of_two_processes_each_trigger_is_run_by_one(app: ms.App, store_path: Path) -> None:
+    """What the other has not, this one runs: it may be of an app that the other does not know."""
+    declare(app, ms.gathered("orders", events=1), name="theirs")
+    declare(app, ms.gathered("orders", events=1), name="ours")
     add(app, 1)
-    other = FileLock(store_path / "run" / "triggers.lock")
+    other = FileLock(store_path / "run" / "trigger-02023f4e161e538e.lock")
     assert other.try_acquire()
-    assert app.triggers.run_due() == 0
+    heard: list[str] = []
+    assert app.triggers.run_due(report=heard.append) == 1
+    assert heard[-1] == "left to another process, which runs them: theirs"
+    assert out(app, "ours") == [1]
     other.close()
     assert app.triggers.run_due() == 1
 

@@ -228,5 +228,10 @@ def parts_of(plan: Plan) -> Iterator[Plan]:
         yield from parts_of(part)
 
 
+def trains(plan: Plan) -> bool:
+    """Return whether any part of a plan trains a model."""
+    return any(part.trained is not None for part in parts_of(plan))
+
+
 def _signed(microseconds: int) -> str:
     return ("-" if microseconds < 0 else "") + exact_duration(abs(microseconds))

@@ -22,7 +22,7 @@ from millstream.engines.local.flow_catalog import store_identity
 from millstream.engines.local.flow_counting import CountKernel
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_files import check_place, outgoing_of_batch, write_file
-from millstream.engines.local.flow_finished import note_finished
+from millstream.engines.local.flow_finished import AtEnd, note_finished
 from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_lakes import owner_of, write_lake
 from millstream.engines.local.flow_learning import Trainers, fitted, training
@@ -47,7 +47,7 @@ from millstream.flows.figures import SIDES, StepPlace
 from millstream.flows.keyed import Process
 from millstream.flows.lakes import LakeSink
 from millstream.flows.learning import Fit
-from millstream.flows.merging import JoinSource, UnionSource
+from millstream.flows.merging import JoinSource, UnionSource, trains
 from millstream.flows.plan import Aggregation, Plan, Stateful
 from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import FileSink, Sink, TopicSink
@@ -67,6 +67,7 @@ class LocalBatch:
     def __init__(self, log: LocalLog) -> None:
         """Read topics from, and write them to, this log."""
         self._log = log
+        self.store = log.store
 
     def check_batch(self, plan: Plan) -> None:
         """Raise PlanError for what this engine cannot run: nothing that the builder accepts."""
@@ -81,14 +82,25 @@ class LocalBatch:
         collect: bool,
         progress: ProgressListener | None,
         memory_bytes: int | None = None,
+        at_end: AtEnd | None = None,
     ) -> RunReport:
-        """Run to the end of what is there now; see ``BatchEngine``."""
+        """Run to the end of what is there now; see ``BatchEngine``.
+
+        ``at_end`` is done in the transaction that shows what the batch gives to topics, tasks and models.
+        """
         with (
             training(self._log.store, plan, name) as trainers,
             memory_limit(memory_bytes, self._log.store) as spill,
         ):
             run = _BatchRun(
-                self._log, plan, name, trainers, collect=collect, progress=progress, spill=spill
+                self._log,
+                plan,
+                name,
+                trainers,
+                collect=collect,
+                progress=progress,
+                spill=spill,
+                at_end=at_end,
             )
             return run.run()
 
@@ -115,8 +127,10 @@ class _BatchRun:
         collect: bool,
         progress: ProgressListener | None,
         spill: Path | None = None,
+        at_end: AtEnd | None = None,
     ) -> None:
         self._log = log
+        self._at_end = at_end
         self._spill = spill
         self._undone = ExitStack()
         """Removes what is needed only while it runs."""
@@ -231,8 +245,8 @@ class _BatchRun:
             for trainer, learned in taught:
                 trainer.store(tx, learned)
             self._record(tx, delays)
-            if not self._collect:
-                note_finished(tx, self._name)
+            if not self._collect or trains(self._plan):
+                note_finished(tx, self._name, self._at_end)
 
         commit_staged(self._log, outputs, work)
 

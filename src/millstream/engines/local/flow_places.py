@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import stat
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any, Protocol
 
 from millstream.engines.local.flow_fsspec import Mark, RemotePlace
 from millstream.flows.places import is_remote, name_in
+from millstream.primitives.errors import StepError
 
 
 class FilePlace(Protocol):
@@ -30,7 +32,7 @@ class FilePlace(Protocol):
         """Return the files that match, sorted."""
 
     def mark(self, path: str) -> Mark | None:
-        """Return the state of a file that was found; None if it is gone."""
+        """Return the state of a file that was found; None if it is gone, or a directory."""
 
     def fresh_mark(self, path: str) -> Mark | None:
         """Return its state now, not that of the last look."""
@@ -52,21 +54,29 @@ class LocalPlace:
 
     def is_directory(self) -> bool:
         """Return whether it is a directory."""
-        return Path(self._pattern).is_dir()
+        with _looking(self._pattern):
+            return Path(self._pattern).is_dir()
 
     def listed(self) -> list[str]:
         """Return what is in the directory, sorted."""
-        return [str(path) for path in sorted(Path(self._pattern).iterdir())]
+        try:
+            with _looking(self._pattern):
+                return [str(path) for path in sorted(Path(self._pattern).iterdir())]
+        except FileNotFoundError:
+            return []  # it was removed meanwhile
 
     def matched(self) -> list[str]:
         """Return the files that match, sorted."""
         return sorted(glob.glob(self._pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
 
     def mark(self, path: str) -> Mark | None:
-        """Return the size and the time of the last change; None if it is gone."""
+        """Return the size and the time of the last change; None if it is gone, or a directory."""
         try:
-            status = Path(path).stat()
+            with _looking(path):
+                status = Path(path).stat()
         except FileNotFoundError:
+            return None
+        if stat.S_ISDIR(status.st_mode):
             return None
         return Mark(status.st_size, status.st_mtime_ns // 1000)
 
@@ -76,6 +86,22 @@ class LocalPlace:
     def opened(self, path: str) -> Iterator[str]:
         """Give the path itself."""
         yield path
+
+
+@contextmanager
+def _looking(path: str) -> Iterator[None]:
+    """Turn what the operating system refuses into StepError; that a file is gone passes."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except (OSError, ValueError) as error:  # ValueError: a path that there cannot be
+        raise StepError(
+            f"it cannot be looked at: {error}",
+            where=path,
+            expected="a path that this process may read",
+            next_step="check the path and its permissions",
+        ) from error
 
 
 def place_at(pattern: str, options: Mapping[str, Any]) -> FilePlace:

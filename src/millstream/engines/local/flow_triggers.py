@@ -1,10 +1,13 @@
 """Triggers in the store's catalog, and the loop that runs what is due.
 
-    look ──► note what there is ──► run the flow ──► store the note, if nobody else has meanwhile
+    look ──► note what there is ──► run the flow ──► its last commit stores the note too, or nothing of either
 
-A kill before the last step runs the flow again: a stream then finds nothing new, and a batch does its work anew. Of
-several processes one holds ``run/triggers.lock``; the kernel frees it when its holder dies, and another goes on within
-a second.
+That commit is of a batch the one that shows what it gives to topics, tasks and models, and of a stream the one that
+counts its end. Nothing of it is stored if somebody else has stored a note meanwhile. What a batch gives to a file, a
+table or a lake is there before: a kill between the two gives it once more.
+
+Of several processes one runs a trigger: it holds ``run/trigger-<digest of the name>.lock``, which the kernel frees when
+it dies, and another goes on within a second.
 """
 
 from __future__ import annotations
@@ -12,35 +15,41 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from hashlib import blake2b
 from typing import Final
 
-from millstream.engines.local.flow_file_intake import SETTLED_US
+from millstream.engines.local.batch import LocalBatch
 from millstream.engines.local.flow_finished import FINISHED
-from millstream.engines.local.flow_places import place_at, visible
+from millstream.engines.local.flow_trigger_facts import Listings, LocalFacts
 from millstream.engines.local.log import LocalLog
+from millstream.engines.local.stream import LocalStream
 from millstream.flows.contract import Stop
 from millstream.flows.flow import Flow
-from millstream.flows.places import plain_path
+from millstream.flows.limits import BATCH_EVENTS
+from millstream.flows.merging import trains
 from millstream.flows.report import RunReport
-from millstream.flows.triggers import Note, Trigger, TriggerStatus
+from millstream.flows.trigger_conditions import Condition, Facts, Note
+from millstream.flows.triggers import Trigger, TriggerStatus
 from millstream.primitives.backoff import Backoff
 from millstream.primitives.errors import (
     ConfigurationError,
+    Fenced,
     MillstreamError,
-    StoreClosed,
-    StoreStopped,
+    StoreFull,
     UnknownTopic,
 )
 from millstream.primitives.limits import WAIT_FALLBACK_S
 from millstream.primitives.telemetry import reach
-from millstream.store import Snapshot, Transaction
+from millstream.store import Snapshot, Store, Transaction
 from millstream.store.locks import FileLock
 
 BACKOFF: Final = Backoff.exponential("5s", longest="10m", jitter=False)
 """How long a trigger whose run has failed waits."""
 LOOK_PAUSE_S: Final = 0.05
 """Between two looks of a process that has nothing to run."""
+ERROR_CHARS_MAX: Final = 4_000
+"""How much is kept of what an error says."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,78 @@ class _Stored:
     retry_us: int | None = None
     error: str | None = None
 
+    def noted(self, condition: Condition, facts: Facts) -> Note:
+        """Return what is noted for a condition; what one that is new begins with."""
+        if self.knows(condition, facts):
+            return self.seen[condition.key]
+        return condition.first(facts)
+
+    def knows(self, condition: Condition, facts: Facts) -> bool:
+        """Return whether a note is stored that can be compared with."""
+        return condition.key in self.seen and condition.holds(self.seen[condition.key], facts)
+
+    def held_back_us(self, now_us: int) -> int | None:
+        """Return until when a run that failed is not tried again; None if nothing holds it back."""
+        # Later than any wait is long: the clock was set back since.
+        if self.retry_us is None or self.retry_us > now_us + BACKOFF.longest_us:
+            return None
+        return self.retry_us
+
+
+@dataclass
+class _NewNote:
+    """What a run had before it, to be stored by its last commit."""
+
+    name: str
+    turn: int
+    seen: str
+    now_us: int
+    is_stored: bool = False
+
+    def __call__(self, tx: Transaction) -> None:
+        """Store it. Raises Fenced, which undoes the commit, if another process has stored one since."""
+        params = {
+            "name": self.name,
+            "turn": self.turn,
+            "seen": self.seen,
+            "last_us": self.now_us,
+        }
+        if not tx.run("flows/trigger_done", params):
+            raise Fenced(
+                "another process has run it meanwhile",
+                where=f"trigger {self.name!r}",
+                expected="one process that runs it",
+                next_step="nothing: what is due from now on is run as ever",
+            )
+        reach("trigger.applied")
+        self.is_stored = True
+
+
+@dataclass
+class _Session:
+    """What a process keeps from look to look. One thread."""
+
+    store: Store
+    listings: Listings
+    locks: dict[str, FileLock] = field(default_factory=dict)
+    mine: set[str] = field(default_factory=set)
+    held_back: dict[str, int] = field(default_factory=dict)
+    """Until when a run is not tried again whose failure the store had no room for."""
+
+    def takes(self, name: str) -> bool:
+        """Return whether this process runs that trigger."""
+        if name not in self.locks:
+            digest = blake2b(name.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
+            self.locks[name] = FileLock(self.store.directory.run / f"trigger-{digest}.lock")
+        if name not in self.mine and self.locks[name].try_acquire():
+            self.mine.add(name)
+        return name in self.mine
+
+    def close(self) -> None:
+        """Let others run them."""
+        for lock in self.locks.values():
+            lock.close()
+
 
 class LocalTriggers:
     """The ``TriggerEngine`` of one store. Any thread."""
@@ -65,18 +146,15 @@ class LocalTriggers:
 
     def statuses(self, triggers: Sequence[Trigger]) -> list[TriggerStatus]:
         """Return where they stand; nothing is changed."""
-        return [self._status(trigger) for trigger in triggers]
+        listings = Listings(self._store.clock)
+        return [self._status(trigger, listings) for trigger in triggers]
 
-    def _status(self, trigger: Trigger) -> TriggerStatus:
+    def _status(self, trigger: Trigger, listings: Listings) -> TriggerStatus:
         now_us = self._store.clock.now_us()
         stored = self._stored(trigger.name) or _Stored(now_us, {}, turn=0)
-        due_us, error = None, stored.error
-        try:
-            due_us = _due_us(trigger, stored, self._facts(stored.anchor_us))
-        except (StoreClosed, StoreStopped):
-            raise
-        except MillstreamError as unknown:  # the files cannot be looked at
-            error = str(unknown)
+        due_us, failed = _due_us(trigger, stored, self._facts(stored.anchor_us, listings))
+        if failed is not None and self._ends_all(failed):
+            raise failed
         return TriggerStatus(
             name=trigger.name,
             when=tuple(map(str, trigger.conditions)),
@@ -85,29 +163,29 @@ class LocalTriggers:
             last_us=stored.last_us,
             due_us=due_us,
             failures=stored.failures,
-            error=error,
+            error=stored.error if failed is None else _text(failed),
         )
 
     def run_due(self, triggers: Sequence[Trigger], *, report: Callable[[str], None]) -> int:
         """Run what is due now, one after the other, and return how many that were."""
-        with self._duty() as lock:
-            if not lock.try_acquire():
-                return 0
-            return self._look(triggers, report, None)[0]
+        with self._session() as session:
+            runs, _ = self._look(triggers, session, report, None)
+            others = [one.name for one in triggers if one.name not in session.mine]
+        if others:
+            report(f"left to another process, which runs them: {', '.join(others)}")
+        return runs
 
     def run(
         self, triggers: Sequence[Trigger], *, report: Callable[[str], None], stop: Stop
     ) -> None:
         """Run what becomes due until told to stop. Raises StoreClosed, StoreStopped."""
-        holds = False
         with (
-            self._duty() as lock,
+            self._session() as session,
             self._store.waiter(FINISHED, *self._channels(triggers)) as waiter,
         ):
             while not stop.is_set():
-                holds = holds or lock.try_acquire()
                 waiter.arm()
-                runs, due_us = self._look(triggers, report, stop) if holds else (0, None)
+                runs, due_us = self._look(triggers, session, report, stop)
                 if not runs:
                     waiter.wait(self._left_s(due_us))
                     # A topic that gets a thousand appends a second does not need as many looks.
@@ -129,105 +207,143 @@ class LocalTriggers:
         return found
 
     @contextmanager
-    def _duty(self) -> Iterator[FileLock]:
-        lock = FileLock(self._store.directory.run / "triggers.lock")
+    def _session(self) -> Iterator[_Session]:
+        session = _Session(self._store, Listings(self._store.clock))
         try:
-            yield lock
+            yield session
         finally:
-            lock.close()
+            session.close()
 
     def _look(
-        self, triggers: Sequence[Trigger], report: Callable[[str], None], stop: Stop | None
+        self,
+        triggers: Sequence[Trigger],
+        session: _Session,
+        report: Callable[[str], None],
+        stop: Stop | None,
     ) -> tuple[int, int | None]:
         """Run what is due; return how many runs that were, and when the next is due as far as time alone says."""
         runs, later = 0, []
+        mine = [one for one in triggers if session.takes(one.name)]
         # All of them first: one that is new waits for what the others do in this look.
-        for trigger, stored in [(one, self._known(one)) for one in triggers]:
+        for trigger, stored in [(one, self._known(one, session)) for one in mine]:
             if stop is not None and stop.is_set():
                 break
-            facts = self._facts(stored.anchor_us)
-            due_us = stored.retry_us
-            if due_us is None or due_us <= facts.now_us:
-                try:
-                    due_us = _due_us(trigger, stored, facts)
-                except (StoreClosed, StoreStopped):
-                    raise
-                except MillstreamError as error:  # the files cannot be looked at
-                    self._failed(trigger.name, stored, error, report)
-                    continue
-            if due_us is None:
+            facts = self._facts(stored.anchor_us, session.listings)
+            held_us = session.held_back.get(trigger.name) or stored.held_back_us(facts.now_us)
+            if held_us is not None and held_us > facts.now_us:
+                later.append(held_us)
                 continue
-            if due_us > facts.now_us:
+            due_us, failed = _due_us(trigger, stored, facts)
+            if due_us is not None and due_us <= facts.now_us:
+                self._run(trigger, stored, facts, session, report, stop)
+                runs += 1
+                continue
+            if failed is not None:
+                self._failed(trigger.name, stored, failed, session, report)
+            elif stored.failures:
+                self._mended(trigger.name, stored)
+            if due_us is not None:
                 later.append(due_us)
-                continue
-            self._run(trigger, stored, facts, report, stop)
-            runs += 1
         return runs, min(later, default=None)
 
     def _run(
         self,
         trigger: Trigger,
         stored: _Stored,
-        facts: _Facts,
+        facts: LocalFacts,
+        session: _Session,
         report: Callable[[str], None],
         stop: Stop | None,
     ) -> None:
-        """Run one flow, and store what it had before it."""
+        """Run one flow; what it had before it is stored by its last commit."""
         # Taken before the run: what comes while it goes on counts for the next.
-        seen = {str(one): one.note(facts) for one in trigger.conditions}
+        seen = json.dumps(_seen(trigger, stored, facts))
+        note = _NewNote(trigger.name, stored.turn, seen, facts.now_us)
+        session.held_back.pop(trigger.name, None)
         reach("trigger.noted")
         try:
-            done = _ran(trigger, stop)
-        except (StoreClosed, StoreStopped):
-            raise
+            done = self._ran(trigger, stop, note)
+            is_stopped = trigger.mode == "stream" and stop is not None and stop.is_set()
+            if not note.is_stored and not is_stopped:
+                self._store.write(note)  # the flow runs elsewhere: in another store
         except Exception as error:  # noqa: BLE001 - functions of the user run in it; the trigger tries again
-            self._failed(trigger.name, stored, error, report)
+            self._failed(trigger.name, stored, error, session, report)
             return
-        if trigger.mode == "stream" and stop is not None and stop.is_set():
-            report(str(done))
-            return  # it may not have come to its end
-        reach("trigger.ran")
-        params = {
-            "name": trigger.name,
-            "turn": stored.turn,
-            "seen": json.dumps(seen),
-            "last_us": facts.now_us,
-        }
-        self._store.write(lambda tx: tx.run("flows/trigger_done", params))
-        reach("trigger.stored")
-        report(str(done))
+        if note.is_stored:
+            reach("trigger.stored")
+        report(str(done))  # a stream that was stopped may not have come to its end
+
+    def _ran(self, trigger: Trigger, stop: Stop | None, note: _NewNote) -> RunReport:
+        """Run the flow; the note becomes part of its last commit if it runs on this store."""
+        flow = _flow_of(trigger)
+        if trigger.mode == "batch":
+            batch = flow.engines.batch
+            if not isinstance(batch, LocalBatch) or batch.store is not self._store:
+                return flow.run()
+            batch.check_batch(flow.plan)
+            return batch.run(flow.plan, name=flow.name, collect=False, progress=None, at_end=note)
+        stream = flow.engines.stream
+        if not isinstance(stream, LocalStream) or stream.store is not self._store:
+            return flow.stream(until="now", stop=stop)
+        return stream.stream(
+            flow.plan,
+            name=flow.name,
+            until="now",
+            batch_events=BATCH_EVENTS,
+            idle_us=None,
+            shared=False,
+            stop=stop,
+            progress=None,
+            at_end=note,
+        )
 
     def _failed(
-        self, name: str, stored: _Stored, error: Exception, report: Callable[[str], None]
+        self,
+        name: str,
+        stored: _Stored,
+        error: Exception,
+        session: _Session,
+        report: Callable[[str], None],
     ) -> None:
+        """Take note of an error and tell it. Raises it if nothing can be run on this store any more."""
+        if self._ends_all(error):
+            raise error
         wait_us = BACKOFF.bound_us(stored.failures + 1)
-        text = (
-            str(error) if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"
+        retry_us, text = self._store.clock.now_us() + wait_us, _text(error)
+        params = {"name": name, "turn": stored.turn, "retry_us": retry_us, "error": text}
+        try:
+            is_noted = bool(self._store.write(lambda tx: tx.run("flows/trigger_failed", params)))
+            session.held_back.pop(name, None)
+        except StoreFull:  # perhaps that is what has failed
+            is_noted, session.held_back[name] = True, retry_us
+        again = f", and is tried again in {wait_us / 1e6:g} s" if is_noted else ""
+        report(f"trigger {name} failed{again}: {text}")
+
+    def _mended(self, name: str, stored: _Stored) -> None:
+        """Forget an error: what could not be looked at can be, or what the run failed for is gone."""
+        self._store.write(lambda tx: tx.run("flows/trigger_mended", (name, stored.turn)))
+
+    def _ends_all(self, error: Exception) -> bool:
+        """Return whether the store is closed or has stopped; one that a function of the user uses may be another."""
+        return isinstance(error, MillstreamError) and (
+            self._store.closed or self._store.committer.stopped is not None
         )
-        params = {
-            "name": name,
-            "turn": stored.turn,
-            "retry_us": self._store.clock.now_us() + wait_us,
-            "error": text,
-        }
-        self._store.write(lambda tx: tx.run("flows/trigger_failed", params))
-        report(f"trigger {name} failed, and is tried again in {wait_us / 1e6:g} s: {text}")
 
     def _stored(self, name: str) -> _Stored | None:
         with self._store.read() as snapshot:
             return _read(snapshot, name)
 
-    def _known(self, trigger: Trigger) -> _Stored:
+    def _known(self, trigger: Trigger, session: _Session) -> _Stored:
         """Return what is stored; a trigger that is new, or has a new condition, begins to wait now."""
         stored = self._stored(trigger.name)
+        now_us = self._store.clock.now_us()
+        facts = self._facts(now_us if stored is None else stored.anchor_us, session.listings)
         missing = [
-            one for one in trigger.conditions if stored is None or str(one) not in stored.seen
+            one for one in trigger.conditions if stored is None or not stored.knows(one, facts)
         ]
         if stored is not None and not missing:
             return stored
-        now_us = self._store.clock.now_us()
-        facts = self._facts(now_us if stored is None else stored.anchor_us)
-        begun = {str(one): one.first(facts) for one in missing}
+        begun = {one.key: one.first(facts) for one in missing}
 
         def work(tx: Transaction) -> _Stored:
             if stored is None:
@@ -242,8 +358,10 @@ class LocalTriggers:
 
         return self._store.write(work)
 
-    def _facts(self, anchor_us: int) -> _Facts:
-        return _Facts(self._log, self._store.clock.now_us(), anchor_us)
+    def _facts(self, anchor_us: int, listings: Listings) -> LocalFacts:
+        return LocalFacts(
+            self._log, listings, now_us=self._store.clock.now_us(), anchor_us=anchor_us
+        )
 
 
 def _read(snapshot: Snapshot, name: str) -> _Stored | None:
@@ -252,75 +370,53 @@ def _read(snapshot: Snapshot, name: str) -> _Stored | None:
     return None
 
 
-def _due_us(trigger: Trigger, stored: _Stored, facts: _Facts) -> int | None:
-    """Return when it is due; one that has failed not before its time."""
-    dues = []
+def _due_us(trigger: Trigger, stored: _Stored, facts: Facts) -> tuple[int | None, Exception | None]:
+    """Return when it is due, one that has failed not before its time; and why a condition cannot be looked at."""
+    dues, failed = [], None
     for condition in trigger.conditions:
-        key = str(condition)
-        noted = stored.seen[key] if key in stored.seen else condition.first(facts)
-        dues.append(condition.due_us(noted, facts))
+        try:
+            dues.append(condition.due_us(stored.noted(condition, facts), facts))
+        except Exception as error:  # noqa: BLE001 - of a file system; any other condition is enough
+            failed = error
     due_us = min((us for us in dues if us is not None), default=None)
-    if due_us is None or stored.retry_us is None:
-        return due_us
-    return max(due_us, stored.retry_us)
+    held_us = stored.held_back_us(facts.now_us)
+    if due_us is not None and held_us is not None:
+        due_us = max(due_us, held_us)
+    return due_us, failed
 
 
-def _ran(trigger: Trigger, stop: Stop | None) -> RunReport:
+def _seen(trigger: Trigger, stored: _Stored, facts: Facts) -> dict[str, Note]:
+    """Return what there is; for a condition that cannot be looked at, what there was."""
+    seen = {}
+    for condition in trigger.conditions:
+        try:
+            seen[condition.key] = condition.note(facts)
+        except Exception:  # noqa: BLE001 - it was told, or will be by the next look
+            seen[condition.key] = stored.noted(condition, facts)
+    return seen
+
+
+def _flow_of(trigger: Trigger) -> Flow:
     flow = trigger.make()
+    where = f"trigger {trigger.name!r}"
     if not isinstance(flow, Flow):
         raise ConfigurationError(
             f"the function gave a {type(flow).__name__}",
-            where=f"trigger {trigger.name!r}",
+            where=where,
             expected="a flow: what app.read(…) and the steps behind it return",
             next_step="return it from the function under @app.trigger",
         )
-    flow = flow.named(trigger.name)
-    return flow.run() if trigger.mode == "batch" else flow.stream(until="now", stop=stop)
+    if not flow.plan.is_ended and not trains(flow.plan):
+        raise ConfigurationError(
+            "the flow gives its rows to nobody",
+            where=where,
+            expected="a flow that ends in .write(…) or .enqueue(…), or trains a model",
+            next_step="add .write(…) as its last step",
+        )
+    return flow.named(trigger.name)
 
 
-class _Facts:
-    """What there is when somebody looks. For one look: it remembers files that it has listed."""
-
-    def __init__(self, log: LocalLog, now_us: int, anchor_us: int) -> None:
-        self.now_us = now_us
-        self.anchor_us = anchor_us
-        self._log = log
-        self._listed: dict[str, dict[str, list[int]]] = {}
-
-    def files(self, pattern: str) -> dict[str, list[int]]:
-        if pattern not in self._listed:
-            self._listed[pattern] = dict(self._settled(pattern))
-        return self._listed[pattern]
-
-    def _settled(self, pattern: str) -> Iterator[tuple[str, list[int]]]:
-        place = place_at(plain_path(pattern), {})
-        paths = place.listed() if place.is_directory() else place.matched()
-        for path in visible(paths, pattern):
-            mark = place.mark(path)
-            if mark is None:
-                continue
-            if place.is_whole or mark.modified_us <= self.now_us - SETTLED_US:
-                yield path, [mark.size_bytes, mark.modified_us]
-
-    def finished(self, flow: str) -> int:
-        with self._log.store.read() as snapshot:
-            rows = snapshot.run("flows/finished_get", (flow,))
-        return rows[0][0] if rows else 0
-
-    def ends(self, topic: str) -> list[int]:
-        try:
-            return [end for _, end in self._log.ends(self._log.topic(topic))]
-        except UnknownTopic:
-            return []
-
-    def first_us(self, topic: str, offsets: Sequence[int]) -> int | None:
-        try:
-            info = self._log.topic(topic)
-        except UnknownTopic:
-            return None
-        found = []
-        for number, (first, end) in enumerate(self._log.ends(info)):
-            offset = max(first, offsets[number])
-            if offset < end and (batch := self._log.read(info, number, offset, events_max=1)):
-                found.append(int(batch.appended_us()[0]))
-        return min(found, default=None)
+def _text(error: Exception) -> str:
+    """Return what an error says, as a catalog can hold it: names of files may be no text."""
+    said = str(error) if isinstance(error, MillstreamError) else f"{type(error).__name__}: {error}"
+    return said[:ERROR_CHARS_MAX].encode(errors="backslashreplace").decode()

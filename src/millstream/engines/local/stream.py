@@ -16,7 +16,7 @@ from __future__ import annotations
 from millstream.engines.local import flow_catalog, flow_units
 from millstream.engines.local.flow_figures import flow_figures
 from millstream.engines.local.flow_files import check_place
-from millstream.engines.local.flow_finished import note_finished
+from millstream.engines.local.flow_finished import AtEnd, note_finished
 from millstream.engines.local.flow_kept import kept_states
 from millstream.engines.local.flow_open import (
     OpenStream,
@@ -42,13 +42,14 @@ class LocalStream:
     def __init__(self, log: LocalLog) -> None:
         """Read topics from, and write them to, this log."""
         self._log = log
+        self.store = log.store
 
     def check_stream(self, plan: Plan) -> None:
         """Raise PlanError for what cannot run as a stream here, naming the step."""
         check_stream(plan)
         check_place(plan)
 
-    def stream(
+    def stream(  # noqa: PLR0913 - those of the contract, and what is done at its end
         self,
         plan: Plan,
         *,
@@ -59,8 +60,12 @@ class LocalStream:
         shared: bool,
         stop: Stop | None,
         progress: ProgressListener | None,
+        at_end: AtEnd | None = None,
     ) -> RunReport:
-        """Run from where the flow of that name has come to; see ``StreamEngine``."""
+        """Run from where the flow of that name has come to; see ``StreamEngine``.
+
+        ``at_end`` is done in the transaction that counts its end, if it comes to it.
+        """
         self.check_stream(plan)
         if until == "now":
             refuse_early(plan)
@@ -86,18 +91,18 @@ class LocalStream:
                     stream.run.loop(stop=stop, progress=progress)
                 finally:
                     stream.close()
-                self._note_end(settings)
+                self._note_end(settings, at_end)
                 return stream.run.report()
             self._log.store.write(lambda tx: flow_catalog.release(tx, claim))
         if flow_id is not None and not shared:
             flow_units.refuse_shared(self._log.store, name, flow_id)
         report = SharedStream(self._log, plan, opened, settings).loop(stop=stop, progress=progress)
-        self._note_end(settings)
+        self._note_end(settings, at_end)
         return report
 
-    def _note_end(self, settings: Settings) -> None:
+    def _note_end(self, settings: Settings, at_end: AtEnd | None) -> None:
         if settings.bounded and (settings.stop is None or not settings.stop.is_set()):
-            self._log.store.write(lambda tx: note_finished(tx, settings.name))
+            self._log.store.write(lambda tx: note_finished(tx, settings.name, at_end))
 
     def state(
         self, plan: Plan, *, name: str, step: int | None, key: object, rows_max: int
