@@ -15,6 +15,7 @@ from millstream.flows.triggers import TriggerStatus
 _app = click.option(
     "-A", "--app", "target", required=True, metavar="MODULE:APP", help="Where the app is."
 )
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
@@ -30,21 +31,22 @@ def run(target: str, once: bool) -> None:
     """Run the flows of an app whenever they are due, until stopped.
 
     Ctrl-C or SIGTERM ends it behind the run that goes on; a stream stops behind its micro-batch. A second one ends it
-    at once, and that run begins again the next time. Any number of processes may run it: one works, another takes over
-    within a second when that one dies.
+    at once, and that run begins again the next time. Any number of processes may run it: each flow is run by one of
+    them, and by another within a second when that one dies.
     """
     stop = threading.Event()
 
     def end(number: int, frame: FrameType | None) -> None:
         stop.set()
-        signal.signal(number, signal.default_int_handler)
+        for one in _SIGNALS:
+            signal.signal(one, signal.default_int_handler)
 
     with load_app(target) as app:
         if once:
             runs = app.triggers.run_due(report=click.echo)
             click.echo(f"{runs:,} {'run' if runs == 1 else 'runs'}")
             return
-        for number in (signal.SIGTERM, signal.SIGINT):
+        for number in _SIGNALS:
             signal.signal(number, end)
         for one in app.triggers.list():
             click.echo(f"{one.name} ({one.mode}): {', or '.join(one.when)}")

@@ -255,9 +255,7 @@ def arrival(path: str | PurePath, *, storage_options: Mapping[str, Any] | None =
     ``storage_options`` are for the file system of a URL, as those of ``app.read``. Raises ConfigurationError, and
     PlanError for options of a path.
     """
-    text = str(path) if isinstance(path, PurePath) else path
-    _refuse_empty("arrival", text)
-    text = plain_path(text)
+    text = plain_path(_text("arrival", str(path) if isinstance(path, PurePath) else path))
     refuse_options(text, storage_options, where=f"arrival({shown(text)!r})")
     return Arrival(text, storage_options or {})
 
@@ -267,8 +265,7 @@ def after(flow: str) -> After:
 
     Raises ConfigurationError.
     """
-    _refuse_empty("after", flow)
-    return After(flow)
+    return After(_text("after", flow))
 
 
 def gathered(
@@ -278,8 +275,7 @@ def gathered(
 
     Raises ConfigurationError unless at least one of the two is given.
     """
-    name: str = getattr(topic, "name", topic)
-    _refuse_empty("gathered", name)
+    name = _text("gathered", _name_of(topic))
     if events is None and within is None:
         raise ConfigurationError(
             f"gathered({name!r}) says neither how many nor how long",
@@ -296,9 +292,14 @@ def gathered(
     return Gathered(name, events, within_us)
 
 
-def _refuse_empty(name: str, value: object) -> None:
+def _name_of(topic: object) -> object:
+    return getattr(topic, "name", topic)
+
+
+def _text(call: str, value: object) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigurationError(f"{name}({value!r})", expected="a text that is not empty")
+        raise ConfigurationError(f"{call}({value!r})", expected="a text that is not empty")
+    return value
 
 
 def condition_of(value: object) -> Condition:
