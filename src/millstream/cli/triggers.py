@@ -11,6 +11,7 @@ import click
 
 from millstream.cli.target import load_app
 from millstream.flows.triggers import TriggerStatus
+from millstream.primitives.clock import SYSTEM_CLOCK
 
 _app = click.option(
     "-A", "--app", "target", required=True, metavar="MODULE:APP", help="Where the app is."
@@ -59,14 +60,15 @@ def list_(target: str) -> None:
     """List the triggers of an app: when each is due and began last, in UTC."""
     with load_app(target) as app:
         known = app.triggers.list()
+    now_us = SYSTEM_CLOCK.now_us()
     for one in known:
-        click.echo(_shown(one))
+        click.echo(_shown(one, now_us))
     if not known:
         click.echo("The app has no trigger.")
 
 
-def _shown(one: TriggerStatus) -> str:
-    due = "due: not by time alone" if one.due_us is None else f"due: {_moment(one.due_us)}"
+def _shown(one: TriggerStatus, now_us: int) -> str:
+    due = f"due: {_due(one.due_us, now_us)}"
     last = "never ran" if one.last_us is None else f"last run: {_moment(one.last_us)}"
     lines = [
         f"{one.name} ({one.mode}): {', or '.join(one.when)}",
@@ -75,6 +77,12 @@ def _shown(one: TriggerStatus) -> str:
     if one.error is not None:
         lines.append(f"  failures: {one.failures:,}, the last: {one.error}")
     return "\n".join(lines)
+
+
+def _due(due_us: int | None, now_us: int) -> str:
+    if due_us is None:
+        return "not by time alone"
+    return "now" if due_us <= now_us else _moment(due_us)
 
 
 def _moment(moment_us: int) -> str:

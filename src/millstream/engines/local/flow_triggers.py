@@ -170,7 +170,7 @@ class LocalTriggers:
         """Run what is due now, one after the other, and return how many that were."""
         with self._session() as session:
             runs, _ = self._look(triggers, session, report, None)
-            others = [one.name for one in triggers if one.name not in session.mine]
+        others = [one.name for one in triggers if one.name not in session.mine]
         if others:
             report(f"left to another process, which runs them: {', '.join(others)}")
         return runs
