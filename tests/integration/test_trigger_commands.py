@@ -85,3 +85,30 @@ def test_the_commands_once_and_list(shop: ms.App) -> None:
     assert ran("run", "--once").splitlines()[-1] == "1 run"
     assert ran("run", "--once").splitlines() == ["0 runs"]
     assert re.search(r"due: not by time alone; last run: 20.* runs: 1\n", ran("list"))
+
+
+def test_a_second_signal_of_either_kind_ends_a_run_that_does_not_end(
+    shop: ms.App, tmp_path: Path
+) -> None:
+    (tmp_path / "shop.py").write_text(
+        f"import threading\n{MODULE}"
+        + """
+
+@app.trigger(ms.gathered("orders", events=1))
+def endless() -> ms.Flow:
+    app.topic("begun", schema={"n": int}).append({"n": 1})
+    while not threading.Event().wait(0.1):
+        pass  # Python looks for signals in between
+    raise AssertionError
+"""
+    )
+    with shop.topic("begun", schema={"n": int}).consume("looker") as consumer, started() as process:
+        assert consumer.poll(PATIENCE_S) is not None, "it has not begun"
+        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTERM)
+        try:
+            said, _ = process.communicate(timeout=PATIENCE_S)
+        finally:
+            process.kill()
+        assert process.returncode == 130, said
+    assert "flow endless" not in said

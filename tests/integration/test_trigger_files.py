@@ -10,6 +10,7 @@ from typing import Any
 
 import fsspec
 import pytest
+import s3fs
 from fsspec.implementations.memory import MemoryFileSystem
 
 import millstream as ms
@@ -18,6 +19,7 @@ from millstream.engines.local.flow_trigger_facts import LISTED_PAUSES, Listings
 from millstream.primitives.clock import SYSTEM_CLOCK
 from millstream.primitives.errors import StepError
 from millstream.testing import VirtualClock
+from tests import s3
 from tests.triggers_kit import add, declare, only, opened, out, put
 
 
@@ -236,6 +238,25 @@ def test_files_elsewhere_are_seen_with_the_options_that_open_them(
     assert app.triggers.run_due() == 0
     assert "the vault is locked" in str(app.triggers.list()[1].error)
     assert "open" not in str(app.log_engine.store.look("flows/trigger_get", ("job",)))
+
+
+def test_an_object_counts_as_soon_as_it_is_there(app: ms.App, clock: VirtualClock) -> None:
+    """Nobody can still be writing it; where and with which key it lies only the options say."""
+    with s3.server() as options:
+        url = f"s3://{s3.BUCKET}/{uuid.uuid4().hex}/*.csv"
+        files = s3fs.S3FileSystem(**options, skip_instance_cache=True)
+
+        @app.trigger(ms.arrival(url, storage_options=options), mode="stream", name="job")
+        def job() -> ms.Flow:
+            flow = app.read(url, storage_options=options, schema={"eur": int})
+            return flow.write("out_job")
+
+        assert app.triggers.run_due() == 0
+        for number in (1, 2):
+            files.pipe_file(url.replace("*", f"{number}"), f"eur\n{number}\n".encode())
+            assert app.triggers.run_due() == 1, only(app).error
+            assert app.triggers.run_due() == 0
+        assert out(app) == [1, 2]
 
 
 def test_other_file_systems_are_listed_once_a_second_and_slow_ones_more_rarely(
