@@ -333,3 +333,12 @@ def test_a_flow_may_wait_for_several_that_wait_for_one(app: ms.App) -> None:
     add(app, 1)
     assert app.triggers.run_due() == 4
     assert app.triggers.run_due() == 0
+
+
+def test_many_that_wait_for_many_are_looked_at_once(app: ms.App) -> None:
+    """Each waits for both of the row before: there are 2⁵⁰ ways through, and no circle."""
+    for row in range(50):
+        before = [ms.after(f"{side}{row - 1}") for side in "ab"] if row else [ms.every("1h")]
+        for side in "ab":
+            declare(app, *before, name=f"{side}{row}")
+    assert app.triggers.run_due() == 0

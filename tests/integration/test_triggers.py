@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import queue
 import re
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 import millstream as ms
+from millstream.engines.local import flow_triggers
 from millstream.engines.local.flow_file_intake import SETTLED_US
 from millstream.engines.local.flow_triggers import BACKOFF
+from millstream.primitives.backoff import Backoff
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import set_listener
+from millstream.store import signals
 from millstream.store.locks import FileLock
 from millstream.testing import VirtualClock
 from tests.triggers_kit import add, declare, once_at, only, opened, out, put
@@ -378,3 +383,70 @@ def test_a_place_that_cannot_be_looked_at_is_a_failure_and_not_the_end(
     remote, near = app.triggers.list()
     assert (remote.failures, remote.due_us, near.failures) == (1, None, 0)
     assert "nowhere" in str(remote.error)
+
+
+def ingest(app: ms.App) -> None:
+    app.read("others").write("copied").named("ingest").run()
+
+
+@pytest.mark.parametrize(
+    ("condition", "happen"),
+    [(ms.gathered("orders", events=1), lambda app: add(app, 1)), (ms.after("ingest"), ingest)],
+)
+def test_what_makes_a_flow_due_wakes_the_process_that_waits(
+    app: ms.App,
+    monkeypatch: pytest.MonkeyPatch,
+    condition: object,
+    happen: Callable[[ms.App], None],
+) -> None:
+    """It would look again only after ten minutes."""
+    for module in (signals, flow_triggers):
+        monkeypatch.setattr(module, "WAIT_FALLBACK_S", 600.0)
+    app.topic("others", schema={"eur": int}).append([])
+    declare(app, condition)
+    assert app.triggers.run_due() == 0
+    stop, lines = threading.Event(), queue.SimpleQueue[str]()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(app.triggers.run, stop=stop, report=lines.put)
+        try:
+            for _ in range(5):
+                happen(app)
+                assert "flow job" in lines.get(timeout=30)
+        finally:
+            stop.set()
+            add(app, 1)
+            ingest(app)
+        running.result(30)
+
+
+def test_a_time_wakes_it_too_and_so_does_that_of_another_try(
+    store_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the machine's clock; without a time it would look again only after ten minutes."""
+    for module in (signals, flow_triggers):
+        monkeypatch.setattr(module, "WAIT_FALLBACK_S", 600.0)
+    monkeypatch.setattr(flow_triggers, "BACKOFF", Backoff.constant("20ms"))
+    stop, heard = threading.Event(), list[str]()
+    with ms.App("shop", store=store_path, durability="process") as app:
+        app.topic("orders", schema={"eur": int}).append([{"eur": 1}])
+
+        @app.trigger(ms.every("30ms"))
+        def job() -> ms.Flow:
+            if len(heard) % 2:
+                raise ValueError("every other time")
+            return app.read("orders").write("copied")
+
+        def report(line: str) -> None:
+            heard.append(line.split()[0])
+            if len(heard) == 6:
+                stop.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(app.triggers.run, stop=stop, report=report)
+            try:
+                running.result(30)
+            finally:
+                stop.set()
+                ended = app.log_engine.store
+                ended.write(lambda tx: tx.wake(flow_triggers.FINISHED))
+    assert heard == ["flow", "trigger"] * 3
