@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from datetime import timedelta
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -29,11 +30,23 @@ from millstream.testing.flows_suite import EPOCH
 MINUTE_US = 60_000_000
 START_US = int(EPOCH.timestamp()) * 1_000_000
 SCHEMA = to_arrow_schema(
-    {"k": int | None, "t": str | None, "n": int | None, "x": float | None, "at": Timestamp}
+    {
+        "k": int | None,
+        "t": str | None,
+        "n": int | None,
+        "x": float | None,
+        "at": Timestamp,
+        "b": bytes | None,
+        "d": Decimal | None,
+        "l": list[int] | None,
+    }
 )
 AGGREGATES = {
     "rows": agg.count(),
     "some": agg.count("n"),
+    "binary": agg.count("b"),
+    "decimals": agg.count("d"),
+    "lists": agg.count("l"),
     "total": agg.sum("n"),
     "mean": agg.mean("n"),
     "least": agg.min("n"),
@@ -71,7 +84,14 @@ def frame_of(rows: list[tuple[Any, ...]], after_us: int) -> pl.DataFrame:
     """Return timely rows: none of a window that is closed."""
     earliest = max(after_us, START_US - 10 * MINUTE_US)
     columns = [
-        {**dict(zip("ktnx", row, strict=False)), "at": EPOCH + timedelta(minutes=row[4])}
+        {
+            **dict(zip("ktnx", row, strict=False)),
+            "at": EPOCH + timedelta(minutes=row[4]),
+            # Of other types there may be null as well, where the integer is.
+            "b": None if row[2] is None else b"",
+            "d": None if row[2] is None else Decimal(1),
+            "l": None if row[2] is None else [],
+        }
         for row in rows
     ]
     frame = pl.DataFrame(pl.from_arrow(pa.Table.from_pylist(columns, SCHEMA)))

@@ -1,8 +1,9 @@
-"""Computes one aggregate over rows: at once, and in every cut into two and into single rows."""
+"""Computes one aggregate over rows: at once, and in every cut into two and into single rows, one merged to the next."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 from typing import Any
 
 import polars as pl
@@ -21,13 +22,18 @@ def aggregated(aggregate: Aggregate, **columns: pa.Array) -> Any:
     kernel = GroupKernel(Aggregation(None, (), (("value", aggregate),)), schema, where="here")
     whole = kernel.final(kernel.partial(frame.lazy()).collect())
     for parts in _cuts(frame):
-        states = pl.concat([kernel.partial(part.lazy()).collect() for part in parts])
-        merged = kernel.merge(states.lazy()).collect()
-        again = kernel.merge(pl.concat([merged, states.head(0)]).lazy()).collect()
-        for state in (merged, again):
+        states = [kernel.partial(part.lazy()).collect() for part in parts]
+        merged = _merged(kernel, states)
+        again = _merged(kernel, [merged, states[0].head(0)])
+        one_by_one = reduce(lambda before, state: _merged(kernel, [before, state]), states)
+        for state in (merged, again, one_by_one):
             cut = kernel.final(state)
             assert cut.equals(whole) or _close(_value(cut), _value(whole)), (cut, whole)
     return _value(whole)
+
+
+def _merged(kernel: GroupKernel, states: Sequence[pl.DataFrame]) -> pl.DataFrame:
+    return kernel.merge(pl.concat(states).lazy()).collect()
 
 
 def _cuts(frame: pl.DataFrame) -> list[Sequence[pl.DataFrame]]:

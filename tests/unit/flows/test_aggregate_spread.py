@@ -29,3 +29,12 @@ def test_too_few_values_are_null():
     assert aggregated(var("x"), x=integers(5)) is None
     assert aggregated(std("x"), x=integers(None)) is None
     assert aggregated(var("x", ddof=0), x=integers(5)) == 0.0
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_nulls_that_come_before_or_after_change_nothing(ddof: int):
+    values = integers(None, None, 3, 5, None, None)
+    assert aggregated(var("x", ddof=ddof), x=values) == statistics.pvariance([3, 5]) * 2 / (
+        2 - ddof
+    )
+    assert aggregated(std("x", ddof=ddof), x=integers(None, None)) is None

@@ -291,13 +291,15 @@ def _spread(index: int, value: pl.Expr, aggregate: Aggregate) -> Kernel:
     number = value.cast(pl.Float64)
     counted = number.count().cast(pl.Int64)
     # Chan, Golub and LeVeque (1979), over any number of parts at once.
-    whole = (pl.col(n) * pl.col(mean)).sum() / pl.col(n).sum()
+    # Parts of nothing but nulls have no mean, and neither has what is merged of them.
+    total = pl.col(n).sum()
+    whole = pl.when(total > 0).then((pl.col(n) * pl.col(mean)).sum() / total)
     between = (pl.col(n) * (pl.col(mean) - whole).pow(2)).sum()
     ddof = 1 if aggregate.ddof is None else aggregate.ddof
     variance = pl.when(pl.col(n) > ddof).then(pl.col(m2) / (pl.col(n) - ddof))
     return Kernel(
         {n: counted, mean: number.mean(), m2: number.var(ddof=0) * counted},
-        {n: pl.col(n).sum(), mean: whole, m2: pl.col(m2).sum() + between},
+        {n: total, mean: whole, m2: pl.col(m2).sum() + between},
         variance.sqrt() if aggregate.function == "std" else variance,
     )
 

@@ -53,9 +53,12 @@ class Counted:
 
     def count(self, name: str) -> Values:
         """Return how many values each of the used places has."""
-        if not self.inputs[name].null_count():
+        column = self.inputs[name]
+        if not column.null_count():
             return self.rows
-        return np.bincount(self.values(name)[1], minlength=self.length)[self.used]
+        # Of any type: only whether there is a value matters.
+        known = column.is_not_null().to_numpy()
+        return np.bincount(self.places[known], minlength=self.length)[self.used]
 
     def total(self, values: Values, places: Codes) -> Values:
         """Return the sum of the values in each of the used places."""
