@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
-from dataclasses import field, make_dataclass
+from dataclasses import dataclass, field, make_dataclass
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 
 from millstream.flows import aggregate as agg
 from millstream.flows.flow import Flow
+from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import PlanError, StepError
 from millstream.primitives.schema import Timestamp
@@ -140,19 +143,64 @@ def test_a_changed_type_of_state_goes_on_if_it_can_hold_what_was_kept(world: Loc
         streamed(make_dataclass("Other", [("n", int, field(default=0))]))
 
 
-def test_state_that_cannot_be_kept_is_refused(world: LocalWorld) -> None:
-    world.append("clicks", [CLICK])
+@dataclass
+class Seen:
+    n: int = 0
+    hours: list[float] = field(default_factory=list)
+    since: datetime | None = None
+
+
+NOT_KEPT: dict[str, tuple[Any, Any, str]] = {
+    "no value that bytes stand for": (dict, {"x": object()}, "Encoding objects of type object"),
+    "too large": (int, 2**64, "can't serialize ints"),
+    "another type": (dict, "x", "Expected `object`, got `str`"),
+    "a field of another type": (Seen, Seen(n="1"), "Expected `int`, got `str` - at `$.n`"),  # type: ignore[arg-type]
+    "null in a field that has none": (Seen, Seen(n=None), "Expected `int`, got `None`"),  # type: ignore[arg-type]
+    "a date, as a text": (dict, {"x": date(2026, 1, 1)}, "it['x'] is datetime.date(2026, 1, 1)"),
+    "a set, as a list": (dict, {"x": [{1}]}, "it['x'][0] is {1} and would come back as [1]"),
+    "a tuple, as a list": (list, (1, 2), "it is (1, 2) and would come back as [1, 2]"),
+    "a tuple in a field": (Seen, Seen(hours=(1.5,)), "it.hours is (1.5,)"),  # type: ignore[arg-type]
+    "an object, as a dict": (dict, {"x": Seen()}, "it['x'] is Seen(n=0, hours=[], since=None)"),
+}
+
+
+@pytest.mark.parametrize("case", NOT_KEPT)
+def test_state_that_cannot_be_kept_is_refused(world: LocalWorld, case: str) -> None:
+    """It would be found when the stream is started again: as other values, or not at all."""
+    kind, state, saying = NOT_KEPT[case]
+    world.append("clicks", [CLICK, CLICK])
 
     def odd(event: dict[str, Any], context: Any) -> None:
-        context.state["x"] = object()
+        context.state = state
 
-    # The second click of a finds what the first has left.
-    world.append("clicks", [CLICK])
-    for policy in ("fail", "skip", "dead_letter"):
+    def flow(policy: str) -> Flow:
         keyed = world.read("clicks").named(policy).key_by("user")
-        flow = keyed.process(odd, {"n": int}, state=dict, on_error=policy).write("out")
-        with refused(StepError, "the state of key 'a' cannot be kept"):
-            flow.stream(until="end")
+        return keyed.process(odd, {"n": int}, state=kind, on_error=policy).write("out")
+
+    with refused(StepError, "the state of key 'a' cannot be kept", saying):
+        flow("fail").stream(until="end")
+    for policy in ("skip", "dead_letter"):
+        # An event that leaves such a state is one that the function fails for.
+        assert flow(policy).stream(until="end").failed == 2
+    assert [saying in letter["error"] for letter in world.events("dead_letter.dead")] == [True] * 2
+
+
+def test_state_with_nan_can_be_kept(world: LocalWorld) -> None:
+    world.append("clicks", [CLICK, CLICK])
+
+    @dataclass(eq=False)
+    class Odd:
+        seen: Seen = field(default_factory=Seen)
+        told: dict[str, float] = field(default_factory=dict)
+
+    def odd(event: dict[str, Any], context: KeyedContext[Odd]) -> dict[str, Any]:
+        context.state.seen.hours.append(math.nan)
+        context.state.told["x"] = math.nan
+        return {"n": len(context.state.seen.hours)}
+
+    keyed = world.read("clicks").key_by("user")
+    keyed.process(odd, {"n": int}, state=Odd).write("out").stream(until="end", batch_events=1)
+    assert [row["n"] for row in world.events("out")] == [1, 2]
 
 
 def test_bad_timers_are_refused(world: LocalWorld) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from millstream.flows.keyed import Keyed, Process, ProcessFunction, StateCodec, TimerFunction
+from millstream.flows.keyed import Keyed, Process, ProcessFunction, TimerFunction
 from millstream.flows.kinds import widened_schema
+from millstream.flows.state_codec import StateCodec
 from millstream.flows.steps import refuse_uncallable
 from millstream.primitives.schema import SchemaLike, to_arrow_schema
 

@@ -16,12 +16,12 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final, TypeAlias
 
-import msgspec
 import pyarrow as pa
 
 from millstream.flows.inference import check_event_time, column_kind
-from millstream.flows.keyed_context import KeyedContext, State
+from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.kinds import BINARY, BOOLEAN, DATE, INTEGER, TEXT
+from millstream.flows.state_codec import StateCodec
 from millstream.flows.steps import ON_ERROR, field_of
 from millstream.flows.windows import exact_duration
 from millstream.primitives.errors import PlanError
@@ -33,45 +33,6 @@ ProcessFunction: TypeAlias = Callable[[dict[str, Any], KeyedContext[Any]], Given
 TimerFunction: TypeAlias = Callable[[KeyedContext[Any]], Given]
 
 _KEYS: Final = (INTEGER, TEXT, BOOLEAN, BINARY, DATE, TIMESTAMP)
-
-
-class StateCodec:
-    """How the state of a key is made, and becomes bytes and back. Immutable.
-
-    What ``msgspec`` can: dataclasses, structs, typed dicts, lists, dicts, sets, numbers, texts, bytes, dates, times.
-    """
-
-    def __init__(self, kind: State, *, where: str) -> None:
-        """Raise PlanError unless ``kind`` can be called without arguments, and its values can be stored."""
-        self.kind = kind
-        self._encoder = msgspec.msgpack.Encoder()
-        try:
-            self._decoder = msgspec.msgpack.Decoder(kind)
-            self.decode(self.encode(self.fresh()))
-        except (TypeError, ValueError, NotImplementedError, OverflowError) as error:
-            raise PlanError(
-                f"state={self.text()} cannot be kept: {error}",
-                where=where,
-                expected="a type that can be called without arguments: a dataclass whose fields have defaults, "
-                "dict, list[int], int, …",
-                next_step="give each field a default, of a type such as int, str, datetime, list or dict",
-            ) from error
-
-    def text(self) -> str:
-        """Return the name of the type."""
-        return "None" if self.kind is None else getattr(self.kind, "__qualname__", str(self.kind))
-
-    def fresh(self) -> State:
-        """Return the state of a key that nothing is known of."""
-        return None if self.kind is None else self.kind()
-
-    def encode(self, state: State) -> bytes:
-        """Return it as bytes. Raises TypeError or OverflowError for values that cannot be stored."""
-        return self._encoder.encode(state)
-
-    def decode(self, data: bytes) -> State:
-        """Return the state. Raises msgspec.ValidationError (a ValueError) for that of another type."""
-        return self._decoder.decode(data)
 
 
 @dataclass(frozen=True)

@@ -188,8 +188,11 @@ class KeyedRunner:
             given = call()
             rows = [] if given is None else self._rows_of(given)
             times_us = [self._not_before_us(context)] * len(rows)
-            if saved is not None and rows:
-                self._framed(rows, times_us)
+            if saved is not None:
+                if rows:
+                    self._framed(rows, times_us)
+                if not context._is_cleared:
+                    self.encoded(context)
         except Exception as error:  # noqa: BLE001 - users' code
             # Raises if the policy is to fail.
             self._failures.note(self.step, self.where, shown, error)
@@ -231,7 +234,8 @@ class KeyedRunner:
             f"the state of key {key!r} cannot be kept: {why}",
             where=self.where,
             expected=f"a value of {self.step.codec.text()}, at most {STATE_BYTES_MAX} bytes",
-            next_step="keep plain values: numbers, texts, times, lists, dicts, dataclasses of them",
+            next_step="keep plain values of that type: numbers, texts, lists, dicts; in a plain dict or list nothing says "
+            "what a time, a set or a tuple was, so keep those in fields of a dataclass",
         )
 
     def _new(self, key: Key, time_us: int) -> KeyedContext[Any]:
