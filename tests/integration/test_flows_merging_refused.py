@@ -40,6 +40,22 @@ REFUSED: dict[str, tuple[Callable[[Flow, Flow], object], str]] = {
         ),
         "no time is within 5m to -5m",
     ),
+    "a stretch that is none": (
+        lambda orders, payments: orders.join_interval(
+            payments, on="id", right_on="order", within=(3, 4), time=("at", "paid")
+        ),
+        "within=(3, 4)",
+    ),
+    "one bound": (
+        lambda orders, payments: orders.join_interval(
+            payments, on="id", right_on="order", within="5m", time=("at", "paid")
+        ),
+        "within='5m'",
+    ),
+    "a table without columns": (
+        lambda orders, payments: orders.join([], on="id"),
+        "an empty list says nothing of its columns",
+    ),
     "a column that is not there": (
         lambda orders, payments: orders.join_interval(payments, **JOIN, time=("when", "paid")),
         "'when'",

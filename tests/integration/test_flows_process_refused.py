@@ -227,3 +227,40 @@ def test_bad_timers_are_refused(world: LocalWorld) -> None:
     for saying, flow in flows.items():
         with refused(StepError, saying):
             flow.run()
+
+
+@pytest.mark.parametrize("setting", ["set_timer", "set_clock_timer"])
+def test_the_name_of_a_timer_is_a_text(world: LocalWorld, setting: str) -> None:
+    """Another one could not be read back when the stream is started again."""
+    world.append("clicks", [CLICK])
+
+    def numbered(event: dict[str, Any], context: Any) -> None:
+        getattr(context, setting)(at(9) if setting == "set_timer" else "1m", 5)
+
+    keyed = world.read("clicks").key_by("user", time="at")
+    flow = keyed.process(numbered, {"n": int}, on_timer=lambda context: None).write("out")
+    with refused(StepError, "a timer with the name 5", "a text"):
+        flow.stream(until="end")
+
+
+@pytest.mark.parametrize("setting", ["set_timer", "set_clock_timer"])
+def test_timers_that_nobody_hears_any_more_are_refused(world: LocalWorld, setting: str) -> None:
+    world.append("clicks", [CLICK])
+
+    def ask(event: dict[str, Any], context: Any) -> None:
+        getattr(context, setting)(at(60) if setting == "set_timer" else "1h")
+
+    def ring(context: Any) -> dict[str, Any]:
+        return {"n": 1}
+
+    # Behind the first click, so that the first has been processed when the stream stops.
+    world.append("clicks", [{**CLICK, "user": "b", "at": at(6)}])
+    keyed = world.read("clicks").key_by("user", time="at")
+    keyed.process(ask, {"n": int}, on_timer=ring).write("out").stream(until="now")
+    deaf = keyed.process(lambda event, context: None, {"n": int}).write("out")
+    with refused(
+        PlanError, "the key 'a' has a timer", "nobody would hear of it", "step 1, process"
+    ):
+        deaf.stream(until="end")
+    keyed.process(ask, {"n": int}, on_timer=ring).write("out").stream(until="end")
+    assert [row["n"] for row in world.events("out")] == [1, 1]

@@ -38,9 +38,9 @@ from millstream.flows.kinds import (
     DURATION,
     FLOAT,
     INTEGER,
+    column_kind_named,
     is_number,
     is_ordered,
-    kind_named,
 )
 from millstream.primitives.errors import PlanError
 
@@ -130,13 +130,16 @@ def last(of: str | Expression, *, by: str | Expression) -> Aggregate:
 
 
 def var(of: str | Expression, *, ddof: int = 1) -> Aggregate:
-    """Return the variance with the divisor n - ddof; null for n <= ddof."""
-    return Aggregate("var", _expression(of), ddof=ddof)
+    """Return the variance with the divisor n - ddof; null for n <= ddof.
+
+    Raises PlanError for a ``ddof`` that is negative or no integer.
+    """
+    return Aggregate("var", _expression(of), ddof=_whole(ddof, 0, "ddof"))
 
 
 def std(of: str | Expression, *, ddof: int = 1) -> Aggregate:
-    """Return the root of ``var``."""
-    return Aggregate("std", _expression(of), ddof=ddof)
+    """Return the root of ``var``. Raises PlanError as ``var`` does."""
+    return Aggregate("std", _expression(of), ddof=_whole(ddof, 0, "ddof"))
 
 
 def n_unique(of: str | Expression) -> Aggregate:
@@ -203,11 +206,9 @@ def collect(of: str | Expression, *, by: str | Expression | None = None) -> Aggr
 def top_k(of: str | Expression, k: int) -> Aggregate:
     """Return the ``k`` greatest values as a list, the greatest first; NaN is greater than every number.
 
-    Raises PlanError unless ``k`` is positive.
+    Raises PlanError unless ``k`` is an integer above zero.
     """
-    if k < 1:
-        raise PlanError(f"the {k} greatest values", expected="at least one")
-    return Aggregate("top_k", _expression(of), k=k)
+    return Aggregate("top_k", _expression(of), k=_whole(k, 1, "k"))
 
 
 def aggregator(
@@ -222,13 +223,22 @@ def aggregator(
     """Return an aggregate of your own, to be called with a column: ``.agg(g=geometric("price"))``.
 
     ``init()`` makes the state of nothing, ``add(state, value)`` takes a value in (nulls are left out), ``merge(state,
-    state)`` joins two, ``finish(state)`` gives the result, of the type ``returns``, or None. For a batch and a stream
-    to agree, it must not matter in which order values are added and states merged. A state is stored as MessagePack:
-    numbers, texts, bytes, lists and dicts of them. ``name`` stands for it in the plan, and so in the rule whether a
-    stream may go on; left out, it is that of ``add``.
+    state)`` joins two, ``finish(state)`` gives the result, of the type ``returns`` (as in a schema), or None. For a
+    batch and a stream to agree, it must not matter in which order values are added and states merged. A state is stored
+    as MessagePack: numbers, texts, bytes, lists and dicts of them. ``name`` stands for it in the plan, and so in the
+    rule whether a stream may go on; left out, it is that of ``add``. Raises PlanError for what cannot be called, and a
+    type that a column cannot have.
     """
     chosen: str = name or str(getattr(add, "__qualname__", "aggregator"))
-    kind = kind_named(returns, where=f"the aggregator {chosen}")
+    for part, function in {"init": init, "add": add, "merge": merge, "finish": finish}.items():
+        if not callable(function):
+            raise PlanError(
+                f"{part}={function!r} cannot be called",
+                where=f"the aggregator {chosen}",
+                expected="init(), add(state, value), merge(state, state) and finish(state)",
+                next_step="give a function for each of them",
+            )
+    kind = column_kind_named(returns, where=f"the aggregator {chosen}")
     return OwnAggregator(chosen, init, add, merge, finish, kind)
 
 
@@ -278,7 +288,7 @@ def _expression(of: str | Expression) -> Expression:
 
 
 def _share(q: float) -> float:
-    if not 0 <= q <= 1:
+    if not (_is_number(q) and 0 <= q <= 1):
         raise PlanError(
             f"a quantile of {q!r} does not exist",
             expected="a share between 0 and 1",
@@ -288,10 +298,24 @@ def _share(q: float) -> float:
 
 
 def _error(error: float, least: float, most: float) -> float:
-    if not least <= error <= most:
+    if not (_is_number(error) and least <= error <= most):
         raise PlanError(
             f"a sketch with an error of {error!r}",
             expected=f"a share between {least} and {most}",
             next_step="write 0.02 for two percent, or take the exact aggregate",
         )
     return float(error)
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _whole(value: object, least: int, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise PlanError(
+            f"{name}={value!r}",
+            expected=f"an integer that is at least {least}",
+            next_step=f"write for example {name}={least or 1}",
+        )
+    return value

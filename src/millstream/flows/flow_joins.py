@@ -83,7 +83,7 @@ class FlowJoins(ABC):
         ``<flow>.late_left`` and ``<flow>.late_right``. Rows are kept as long as a partner can come, and no longer.
         """
         where = self._where("join_interval")
-        if len(within) != 2:
+        if not _is_stretch(within):
             raise PlanError(
                 f"within={within!r}",
                 where=where,
@@ -180,7 +180,7 @@ class FlowJoins(ABC):
         left, right = self._keys("join", names_of(on), right_on, at_least=1)
         if isinstance(table, FlowJoins):
             return self._joined(table, (left, right), how, None)
-        return self._then(Join(_table(table), left, right, how))
+        return self._then(Join(_table(table, self._where("join")), left, right, how))
 
     def join_asof(
         self,
@@ -228,7 +228,8 @@ class FlowJoins(ABC):
             )
         else:
             within = duration_us(tolerance)
-        return self._then(AsofJoin(_table(table), on, right_on or on, left, right, within))
+        found = _table(table, self._where("join_asof"))
+        return self._then(AsofJoin(found, on, right_on or on, left, right, within))
 
     def _keys(
         self, step: str, left: tuple[str, ...], given: str | Sequence[str] | None, *, at_least: int
@@ -241,6 +242,14 @@ class FlowJoins(ABC):
                 expected="the same number, at least one" if at_least else "the same number",
             )
         return left, right
+
+
+def _is_stretch(within: object) -> bool:
+    return (
+        isinstance(within, tuple | list)
+        and len(within) == 2
+        and all(isinstance(bound, str | timedelta) for bound in within)
+    )
 
 
 def _signed_us(bound: Duration) -> int:
@@ -283,10 +292,17 @@ def names_of(names: str | Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _table(table: object) -> pa.Table:
+def _table(table: object, where: str) -> pa.Table:
     """Return any table as an Arrow table of the types that flows compute with."""
     try:
         if isinstance(table, list):
+            if not table:
+                raise PlanError(
+                    "an empty list says nothing of its columns",
+                    where=where,
+                    expected="a table, which may be empty, or dicts",
+                    next_step="give a table with a schema: pyarrow.schema(…).empty_table()",
+                )
             arrow = pa.Table.from_pylist(table)
         elif isinstance(table, pa.RecordBatch):
             arrow = pa.Table.from_batches([table])
@@ -296,5 +312,6 @@ def _table(table: object) -> pa.Table:
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
         raise PlanError(
             f"a {type(table).__name__} cannot be used as a table: {error}",
+            where=where,
             expected="a pyarrow, Polars or pandas table, or a list of dicts",
         ) from error

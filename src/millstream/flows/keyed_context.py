@@ -103,8 +103,8 @@ class KeyedContext(Generic[S]):
         """Have ``on_timer`` called once event time has passed ``at``; it replaces the timer of the same name.
 
         It comes behind the events of that time. For a time that has passed already it comes right behind this event.
-        Raises StepError for a time without a zone, without ``on_timer=`` or ``time=``, and for a timer that sets itself
-        for a time that has passed.
+        Raises StepError for a time without a zone, without ``on_timer=`` or ``time=``, for a name that is no text, and
+        for a timer that sets itself for a time that has passed.
         """
         agenda = self._agenda
         is_repeated = self._timer is not None and not self._by_clock
@@ -124,6 +124,7 @@ class KeyedContext(Generic[S]):
                 next_step="name the column that says when an event happened, or use set_clock_timer",
             )
         agenda.refuse_unheard("set_timer")
+        _refuse_nameless(name, "set_timer")
         due_us = max(due_us, agenda.closed_us if self._by_clock else self._time_us)
         self._clock_due.pop(name, None)
         if self._due.get(name) != due_us:
@@ -134,10 +135,12 @@ class KeyedContext(Generic[S]):
         """Have ``on_timer`` called when so much time has passed on the clock. Names are as for ``set_timer``.
 
         A replay does not repeat it at the same place. A batch, and ``until="end"``, take all of them as
-        due at the end. Raises StepError without ``on_timer=``, and ConfigurationError for what is no duration.
+        due at the end. Raises StepError without ``on_timer=`` or for a name that is no text, and
+        ConfigurationError for what is no duration.
         """
         agenda = self._agenda
         agenda.refuse_unheard("set_clock_timer")
+        _refuse_nameless(name, "set_clock_timer")
         due_us = agenda.now_us() + duration_us(after)
         self._due.pop(name, None)
         self._clock_due[name] = due_us
@@ -155,6 +158,17 @@ class KeyedContext(Generic[S]):
     def clear(self) -> None:
         """Forget the key, its state and its timers, once the function has returned."""
         self._is_cleared = True
+
+
+def _refuse_nameless(name: object, where: str) -> None:
+    """Raise StepError for a name that is no text: timers are stored, and put in order, by their names."""
+    if not isinstance(name, str):
+        raise StepError(
+            f"a timer with the name {name!r}",
+            where=where,
+            expected="a text",
+            next_step=f'for example context.{where}(…, "{name}")',
+        )
 
 
 def _is_aware(at: object) -> bool:

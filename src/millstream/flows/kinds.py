@@ -12,8 +12,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from millstream.primitives.errors import PlanError
-from millstream.primitives.schema import TIMESTAMP, Timestamp, datetime_us
+from millstream.primitives.errors import PlanError, SchemaError
+from millstream.primitives.schema import TIMESTAMP, Timestamp, datetime_us, to_arrow_schema
 
 INTEGER = pa.int64()
 FLOAT = pa.float64()
@@ -90,6 +90,22 @@ def kind_named(kind: object, *, where: str) -> pa.DataType:
             expected="bool, int, float, str, bytes, date, ms.Timestamp or a pyarrow type",
             next_step="name one of these types",
         ) from None
+
+
+def column_kind_named(kind: object, *, where: str) -> pa.DataType:
+    """Return the type meant by a type as schemas name it, also ``list[int]`` and ``float | None``.
+
+    Raises PlanError for another.
+    """
+    try:
+        return widened(to_arrow_schema({"value": kind}).field(0).type)
+    except SchemaError as error:
+        raise PlanError(
+            f"{kind!r} is not a type that a flow computes with",
+            where=where,
+            expected=error.expected,
+            next_step="name one of these types",
+        ) from error
 
 
 def python_type(kind: pa.DataType) -> type | None:

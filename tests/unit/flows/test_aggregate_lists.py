@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 
 from millstream.flows.aggregate import arg_max, arg_min, collect, top_k
 from millstream.primitives.errors import PlanError
+from tests.refusals import refused
 from tests.unit.flows.kernels import aggregated, floats, integers, texts
 
 
@@ -43,6 +45,7 @@ def test_arg_min_and_arg_max_are_first_and_last():
     assert aggregated(arg_max("x", by="o"), **given) == "c"
 
 
-def test_no_value_at_all_is_refused():
-    with pytest.raises(PlanError, match="0 greatest"):
-        top_k("x", 0)
+@pytest.mark.parametrize("k", [0, -1, 2.5, "3", True])
+def test_a_number_of_values_that_is_none_is_refused(k: Any):
+    with refused(PlanError, f"k={k!r}", "at least 1", somewhere=False):
+        top_k("x", k)

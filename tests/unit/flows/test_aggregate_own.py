@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from millstream.flows.aggregate import aggregator
 from millstream.primitives.errors import PlanError, StepError
+from tests.refusals import refused
 from tests.unit.flows.kernels import aggregated, floats, integers
 
 geometric = aggregator(
@@ -29,6 +31,10 @@ def test_of_nothing_it_finishes_what_init_makes():
     assert aggregated(geometric("x"), x=floats(None)) is None
 
 
+def _raise(text: str) -> None:
+    raise ValueError(text)
+
+
 def test_its_text_is_its_name():
     assert geometric("x").text() == "geometric(col('x'))"
 
@@ -38,7 +44,14 @@ def test_its_text_is_its_name():
     [
         ({"add": lambda state, value: state / 0}, "ZeroDivisionError"),
         ({"init": object, "add": lambda state, value: state}, "cannot be stored"),
-        ({"finish": lambda state: "much"}, "aggregator raised"),
+        (
+            {"finish": lambda state: "much"},
+            "finish gives what is no int64.*where: aggregator",
+        ),
+        ({"finish": lambda state: 1.5}, "finish gives what is no int64"),
+        ({"finish": lambda state: 2**70}, "finish gives what is no int64"),
+        ({"finish": lambda state: int("\n")}, r"ValueError: invalid literal.*where: aggregator"),
+        ({"finish": lambda state: _raise("two\nlines")}, "ValueError: two; where: aggregator"),
     ],
 )
 def test_what_it_raises_is_told(broken: dict[str, Any], says: str):
@@ -63,3 +76,22 @@ def test_a_type_that_is_none_is_refused():
             finish=lambda state: state,
             returns="much",
         )
+
+
+@pytest.mark.parametrize("part", ["init", "add", "merge", "finish"])
+def test_what_cannot_be_called_is_refused(part: str):
+    working: dict[str, Any] = {"init": int, "add": max, "merge": max, "finish": int}
+    with refused(PlanError, f"{part}=5 cannot be called"):
+        aggregator(**{**working, part: 5}, returns=int)
+
+
+@pytest.mark.parametrize("returns", [list[int], list[int] | None, pa.list_(pa.int64())])
+def test_it_may_return_whatever_a_schema_can_say(returns: object):
+    values = aggregator(
+        init=list,
+        add=lambda state, value: [*state, value],
+        merge=lambda one, other: sorted(one + other),
+        finish=lambda state: state,
+        returns=returns,
+    )
+    assert aggregated(values("x"), x=integers(1, None, 2)) == [1, 2]

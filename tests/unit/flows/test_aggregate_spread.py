@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import statistics
+from typing import Any
 
 import pytest
 
 from millstream.flows.aggregate import std, var
+from millstream.primitives.errors import PlanError
+from tests.refusals import refused
 from tests.unit.flows.kernels import aggregated, floats, integers
 
 
@@ -38,3 +41,10 @@ def test_nulls_that_come_before_or_after_change_nothing(ddof: int):
         2 - ddof
     )
     assert aggregated(std("x", ddof=ddof), x=integers(None, None)) is None
+
+
+@pytest.mark.parametrize("ddof", [-1, 1.5, "1", True, None])
+def test_what_is_no_number_of_degrees_is_refused(ddof: Any):
+    for aggregate in (var, std):
+        with refused(PlanError, f"ddof={ddof!r}", somewhere=False):
+            aggregate("x", ddof=ddof)

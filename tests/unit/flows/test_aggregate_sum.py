@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+import millstream as ms
 from millstream.flows.aggregate import sum as sum_of
 from millstream.primitives.errors import StepError
+from tests.refusals import refused
 from tests.unit.flows.kernels import aggregated, floats, integers
 
 
@@ -29,6 +32,15 @@ def test_it_is_exact_where_64_bits_are_left_on_the_way():
 def test_beyond_64_bits_is_an_error(values: tuple[int, ...]):
     with pytest.raises(StepError, match="64 bits"):
         aggregated(sum_of("x"), x=integers(*values))
+
+
+def test_the_error_names_the_sum_that_does_not_fit(tmp_path: Path):
+    rows = [{"k": 1, "x": 2**62}, {"k": 1, "x": 2**62}]
+    with ms.App("sums", store=tmp_path / "sums.mill", durability="process") as app:
+        flow = app.read(rows).group_by("k").agg(n=ms.sum("k"), much=sum_of("x"))
+        with refused(StepError, "the sum 'much' does not fit in 64 bits", "step 1, agg") as refusal:
+            flow.run()
+        assert "__ms" not in str(refusal)
 
 
 def test_floats_keep_nan():

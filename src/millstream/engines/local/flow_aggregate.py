@@ -97,13 +97,22 @@ class GroupKernel:
             frame = states.select(columns)
         except pl.exceptions.InvalidOperationError as error:
             raise StepError(
-                f"a sum does not fit in 64 bits: {str(error).splitlines()[0]}",
+                f"the sum {self._too_large(states)!r} does not fit in 64 bits",
                 where=self.where,
                 expected="a sum between -2^63 and 2^63 - 1",
                 next_step="sum the column as float: ms.sum(ms.col(…).cast(float))",
             ) from error
         order = self._order()
         return frame.sort(order, nulls_last=False) if order else frame
+
+    def _too_large(self, states: pl.DataFrame) -> str:
+        """Return the name of the sum that cannot be given."""
+        for name, kernel in zip(self._names, self._kernels, strict=True):
+            try:
+                states.select(kernel.final)
+            except pl.exceptions.InvalidOperationError:
+                return name
+        raise AssertionError("each can be given by itself")
 
     def final_lazy(self, states: pl.LazyFrame) -> pl.LazyFrame:
         """Return the same as it is computed, for groups that may be more than memory holds."""

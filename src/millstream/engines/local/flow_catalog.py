@@ -162,7 +162,7 @@ def _refuse_difference(name: str, before: tuple[str, ...], now: tuple[str, ...])
         raise PlanError(
             f"the plan has changed since the state of flow {name!r} was made: {changed}",
             where=f"flow {name!r}",
-            expected="the same source, and the same steps up to the aggregation",
+            expected="the same source, and the same steps up to the last one that keeps state",
             next_step="give the changed flow another name with .named(…), or forget the old state "
             "with flow.reset()",
         )

@@ -43,7 +43,16 @@ def own_kernel(own: OwnAggregator, value: pl.Expr, state: str) -> Kernel:
         return pl.Series([encode(total)], dtype=pl.Binary)
 
     def finished(column: pl.Series) -> pl.Series:
-        return pl.Series([own.finish(decode(item)) for item in column], dtype=dtype(own.returns))
+        given = [own.finish(decode(item)) for item in column]
+        try:
+            return pl.Series(given, dtype=dtype(own.returns))
+        except (TypeError, pl.exceptions.PolarsError, OverflowError) as error:
+            raise StepError(
+                f"finish gives what is no {own.returns}: {_first_line(error)}",
+                where=f"aggregator {own.name}",
+                expected=f"values of the declared type, returns={own.returns}, or None",
+                next_step="convert it in finish, or declare another type; nothing of this batch was written",
+            ) from error
 
     return Kernel(
         {state: _over_group(value, added, own)},
@@ -72,8 +81,13 @@ def _guarded(function: Callable[[Given], pl.Series], given: Given, own: OwnAggre
         raise
     except Exception as error:
         raise StepError(
-            f"the aggregator raised {type(error).__name__}: {error}",
+            f"the aggregator raised {type(error).__name__}: {_first_line(error)}",
             where=f"aggregator {own.name}",
             expected="init, add, merge and finish that return, and a state that MessagePack can hold",
             next_step="handle the case in the function; nothing of this batch was written",
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    """Return what Polars passes on of an error besides its type: what comes behind a line break is lost."""
+    return next(iter(str(error).splitlines()), "")

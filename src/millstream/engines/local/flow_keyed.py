@@ -23,7 +23,7 @@ from millstream.engines.local.flow_expression import polars_schema
 from millstream.engines.local.flow_steps import from_arrow
 from millstream.flows.keyed import Process
 from millstream.flows.keyed_context import Agenda, Key, KeyedContext, State, Timer
-from millstream.primitives.errors import SchemaError, StepError
+from millstream.primitives.errors import PlanError, SchemaError, StepError
 from millstream.primitives.schema import rows_to_batch, us_datetime
 
 SLICE_ROWS: Final = 16_384
@@ -124,6 +124,20 @@ class KeyedRunner:
         for name, due_us in clock_due.items():
             self.agenda.add(self.agenda.of_clock, due_us, name, context)
         self._watch(context)
+
+    def refuse_unheard_timers(self) -> None:
+        """Raise PlanError for keys with timers that an earlier run has set, if no function is called for timers now."""
+        if self.step.on_timer is not None:
+            return
+        for key, context in self.contexts.items():
+            if timers := context.timers():
+                raise PlanError(
+                    f"the key {key!r} has a timer for {min(timers.values())}, and nobody would hear of it",
+                    where=self.where,
+                    expected="on_timer=, which this flow had when the timer was set",
+                    next_step="name the function again, or one that does nothing; or forget the old state with "
+                    "flow.reset()",
+                )
 
     def _loop(
         self, keys: Iterable[Key], times: Iterable[int], events: Iterable[dict[str, Any]]
@@ -234,8 +248,8 @@ class KeyedRunner:
             f"the state of key {key!r} cannot be kept: {why}",
             where=self.where,
             expected=f"a value of {self.step.codec.text()}, at most {STATE_BYTES_MAX} bytes",
-            next_step="keep plain values of that type: numbers, texts, lists, dicts; in a plain dict or list nothing says "
-            "what a time, a set or a tuple was, so keep those in fields of a dataclass",
+            next_step="keep plain values of that type: numbers, texts, lists, dicts; a plain dict or list does not "
+            "say what was a time, a set or a tuple: keep those in fields of a dataclass",
         )
 
     def _new(self, key: Key, time_us: int) -> KeyedContext[Any]:

@@ -70,6 +70,7 @@ class ProcessStage:
         self._waiting.load(claim.state.get(state, ()), where=place)
         self._keys = KeyedState(self._runner)
         self._keys.load(claim.state.get(state + 1, ()), where=place)
+        self._runner.refuse_unheard_timers()
 
     def fate(self, side: int, mark: pl.Expr | None) -> pl.Expr:
         """Return what becomes of a row: it is late once those behind it may have been processed."""
