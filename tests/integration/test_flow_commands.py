@@ -27,6 +27,13 @@ def rome() -> ms.Flow:
 by_city = app.read(orders).group_by("city").agg(eur=ms.sum("eur")).write("by_city.csv")
 
 
+nowhere = app.read(orders).filter(ms.col("eur") > 3)
+
+
+def of_city(city: str) -> ms.Flow:
+    return app.read(orders).filter(ms.col("city") == city).write("of_city")
+
+
 def broken() -> ms.Flow:
     return app.read(orders).sort("eur").write("sorted")
 """
@@ -112,6 +119,8 @@ def test_a_plan_is_explained(app: ms.App) -> None:
         (("run", "shop:paris"), "has no 'paris'"),
         (("run", "shop:number"), "is a int, not a flow"),
         (("run", "market:rome"), "no module 'market'"),
+        (("run", "shop:of_city"), "without arguments: missing a required argument: 'city'"),
+        (("run", "shop:nowhere"), "nowhere to put its output"),
         (("run", "shop.py:rome"), "no module 'shop.py'"),
         (("stream", "shop:by_city", "--until-end"), "would never be finished"),
         (("stream", "shop:broken", "--until-end"), "step 1, sort"),

@@ -12,6 +12,7 @@ import pytest
 import millstream as ms
 from millstream.tasks.states import TaskState
 from millstream.testing import FlowTest
+from tests.refusals import refused
 
 pytest_plugins = ["millstream.testing.plugin"]
 Stream = Callable[..., FlowTest]
@@ -221,3 +222,24 @@ def test_what_cannot_work_is_refused(millstream_flows: Stream, millstream_app: m
         flow.feed("orders", [])
     with pytest.raises(ms.errors.PlanError, match="idle"):
         millstream_flows(hits, idle="0s").feed("clicks", [click(0)])
+
+
+def test_what_is_no_flow_is_refused(tmp_path: Path) -> None:
+    expected = "a function that takes an app and returns a flow"
+    for given, saying in ((5, "was given 5"), (lambda app: None, "which returned None")):
+        with (
+            refused(ms.errors.ConfigurationError, saying, expected),
+            FlowTest(given, tmp_path),  # type: ignore[arg-type]
+        ):
+            pass
+
+
+def test_it_is_used_in_its_with_block(tmp_path: Path) -> None:
+    flow = FlowTest(hits, tmp_path)
+    with refused(ms.errors.ConfigurationError, "not open"):
+        flow.feed("clicks", [click(0)])
+    with flow:
+        flow.feed("clicks", [click(0)])
+    for use in (flow.step, lambda: flow.advance("1m"), lambda: flow.feed("clicks", [])):
+        with refused(ms.errors.ConfigurationError, "not open"):
+            use()

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 
 import click
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from millstream.app import App
 from millstream.cli.target import existing_store
+from millstream.cli.wide import wide_console
 from millstream.flows.models import ModelFigures, ModelStatus, ModelVersion
 
 
@@ -64,7 +64,7 @@ def _print(found: Sequence[ModelStatus] | Sequence[ModelVersion], *, as_json: bo
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*(escape(cell) for cell in row.values()))
-    Console().print(table)
+    wide_console().print(table)
 
 
 def _status(one: ModelStatus) -> dict[str, str]:

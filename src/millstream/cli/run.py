@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from millstream.cli.flow_session import opened_flow, shown_progress
+from millstream.primitives.errors import PlanError
 
 
 @click.command()
@@ -19,5 +20,12 @@ def run(flow: str, memory: str | None) -> None:
     terminal, and the report when it is done.
     """
     with opened_flow(flow) as found, shown_progress(found.name) as progress:
+        if not (found.plan.is_ended or found.plan.trained):
+            raise PlanError(
+                "the flow has nowhere to put its output, and a command would throw it away",
+                where=f"{flow}, write",
+                expected="a topic, a file, a directory, a table, a webhook or a task",
+                next_step='end the flow with .write("…") or .enqueue(task); Python gets the rows with collect()',
+            )
         report = found.run(progress=progress, memory=memory)
     click.echo(str(report))

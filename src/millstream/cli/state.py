@@ -8,12 +8,12 @@ from datetime import datetime
 
 import click
 import msgspec
-from rich.console import Console
 from rich.filesize import decimal
 from rich.markup import escape
 from rich.table import Table
 
 from millstream.cli.flow_session import opened_flow
+from millstream.cli.wide import wide_console
 from millstream.flows.kept import ROWS_SHOWN, KeptState
 
 
@@ -71,7 +71,7 @@ def _print(one: KeptState) -> None:
             table.add_column(column, overflow="fold")
         for row in one.rows:
             table.add_row(*(escape(_text(value)) for value in row.values()))
-        Console().print(table)
+        wide_console().print(table)
 
 
 def _text(value: object) -> str:

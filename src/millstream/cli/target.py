@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -72,7 +74,7 @@ def load_flow(target: str) -> tuple[Flow, list[App]]:
             if known
             else "write a function that returns one",
         )
-    flow = found() if callable(found) else found
+    flow = _called(found, f"{module_name}.{attribute}", module) if callable(found) else found
     if not isinstance(flow, Flow):
         raise ConfigurationError(
             f"{module_name}.{attribute} is a {type(flow).__name__}, not a flow",
@@ -80,6 +82,22 @@ def load_flow(target: str) -> tuple[Flow, list[App]]:
             expected="what app.read(…) and the steps behind it return, or a function that returns it",
         )
     return flow, [value for value in vars(module).values() if isinstance(value, App)]
+
+
+def _called(function: Callable[..., object], name: str, module: ModuleType) -> object:
+    """Return what a function gives. What it raises is the user's, and passes."""
+    try:
+        inspect.signature(function).bind()
+    except TypeError as error:
+        raise ConfigurationError(
+            f"{name} cannot be called without arguments: {error}",
+            where=getattr(module, "__file__", None) or name,
+            expected="a flow, or a function without arguments that returns one",
+            next_step="give its parameters defaults, or write a function that calls it",
+        ) from error
+    except ValueError:
+        pass  # Something built in, that does not say what it takes.
+    return function()
 
 
 def _makes_flow(value: object, module: ModuleType) -> bool:

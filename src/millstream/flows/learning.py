@@ -28,6 +28,7 @@ from millstream.primitives.errors import PlanError
 _NUMBERS: Final = (INTEGER, FLOAT, BOOLEAN)
 _CLASSES: Final = {str: TEXT, int: INTEGER, bool: BOOLEAN}
 _CLASSIFIERS: Final = {"ClassifierMixin", "Classifier"}
+_CLUSTERERS: Final = {"ClusterMixin", "Clusterer"}
 _ADDRESS: Final = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -244,6 +245,13 @@ def _refuse_unteachable(estimator: Estimator, where: str) -> None:
             where=where,
             expected="an estimator",
             next_step=f"write {estimator.__qualname__}()",
+        )
+    if {kind.__name__ for kind in type(last_step(estimator)).__mro__} & _CLUSTERERS:
+        raise PlanError(
+            f"{type(last_step(estimator)).__qualname__} finds clusters and learns no target",
+            where=where,
+            expected="an estimator that predicts a target: a regressor or a classifier",
+            next_step="for example SGDRegressor or SGDClassifier; clusters can be kept by key_by(…).process(…)",
         )
     if is_pipeline(estimator):
         for name, step in estimator.steps[:-1]:

@@ -59,6 +59,7 @@ class FlowTest:
         self._path = Path(folder) / "flow-under-test.mill"
         self._idle = idle
         self._partitions = partitions
+        self._is_open = False
         self.clock = VirtualClock()
         """The clock on the wall, as the flow sees it. Event time is that of the events."""
 
@@ -70,13 +71,14 @@ class FlowTest:
         except BaseException:
             self.app.close()
             raise
+        self._is_open = True
         return self
 
     def _prepare(self) -> None:
         # It brings Polars, which tests of tasks do without.
         from millstream.engines.local.flows import LocalFlows
 
-        given = self._given if isinstance(self._given, Flow) else self._given(self.app)
+        given = self._built()
         self._inputs: dict[str, TopicInfo] = {}
         plan = _keeping_late(self._rebound(given.plan))
         if not isinstance(plan.sink, TopicSink):
@@ -89,6 +91,20 @@ class FlowTest:
         self._output = plan.sink.topic
         engines.stream.check_stream(plan)
 
+    def _built(self) -> Flow:
+        given: object = self._given
+        if callable(given):
+            given = given(self.app)
+        if not isinstance(given, Flow):
+            raise ConfigurationError(
+                f"FlowTest was given {self._given!r}"
+                + (f", which returned {given!r}" if given is not self._given else ""),
+                where="FlowTest",
+                expected="a flow, or a function that takes an app and returns a flow",
+                next_step="return what app.read(…) and the steps behind it give",
+            )
+        return given
+
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -97,6 +113,7 @@ class FlowTest:
     ) -> None:
         """Stop the stream, and close the store."""
         self.restart()
+        self._is_open = False
         self.app.close()
 
     def feed(
@@ -108,6 +125,7 @@ class FlowTest:
         ``partition`` the topic's key chooses. Raises what the flow raises: nothing of the micro-batch is stored then,
         and the next step takes the same events again.
         """
+        self._refuse_unopened()
         if source not in self._inputs:
             raise ConfigurationError(
                 f"the flow does not read {source!r}",
@@ -121,6 +139,7 @@ class FlowTest:
 
     def step(self) -> None:
         """Process all that has come, as a micro-batch, or look once whether something is due if nothing has."""
+        self._refuse_unopened()
         left = self._backlog()
         while True:
             stream = self._started()
@@ -186,7 +205,17 @@ class FlowTest:
         closed_until_us = found[0][4] if found else None
         return None if closed_until_us is None else us_datetime(closed_until_us)
 
+    def _refuse_unopened(self) -> None:
+        if not self._is_open:
+            raise ConfigurationError(
+                "this FlowTest is not open",
+                where="FlowTest",
+                expected="its methods inside of its with block",
+                next_step="write: with FlowTest(flow, tmp_path) as flow: …",
+            )
+
     def _started(self) -> SteppedStream:
+        self._refuse_unopened()
         if self._stream is None:
             self._stream = SteppedStream(
                 lambda gate: self.flow.stream(

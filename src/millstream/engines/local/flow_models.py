@@ -145,7 +145,7 @@ def refuse_other(model: Model, library: str, declaration: bytes) -> None:
         f"{name} was {old} and is now {new}"
         for name, value in now.items()
         if before.get(name) != value
-        for old, new in [_different(str(before.get(name)), str(value))]
+        for old, new in [_different(name, str(before.get(name)), str(value))]
     ]
     here = library_of(model.estimator)
     if library != here:
@@ -160,8 +160,10 @@ def refuse_other(model: Model, library: str, declaration: bytes) -> None:
         )
 
 
-def _different(before: str, now: str) -> tuple[str, str]:
-    """Return the first parts of two texts that are not the same, for they may be long."""
+def _different(name: str, before: str, now: str) -> tuple[str, str]:
+    """Return two texts; of estimators, which may be long, the first parts that are not the same."""
+    if name != "estimator":
+        return before, now
     olds, news = (_PARTS.split(text) for text in (before, now))
     pairs = (
         (old.strip(), new.strip()) for old, new in zip_longest(olds, news, fillvalue="nothing")
