@@ -53,6 +53,23 @@ def test_files_of_every_format(world: LocalWorld, tmp_path: Path, suffix: str):
         assert (report.rows_in, report.rows_out) == (6, 2)
 
 
+def test_a_limit_counts_the_rows_before_a_filter_behind_it(world: LocalWorld):
+    rows = [{"n": n} for n in range(20)]
+    world.topic("numbers", {"n": int})
+    world.append("numbers", rows)
+    flows = [
+        world.read("numbers"),
+        world.flows.read(lambda: iter(rows), schema={"n": int}),
+        world.read("numbers").map_batches(lambda batches: batches, {"n": int}),
+        world.flows.read(rows),
+    ]
+    for flow in flows:
+        behind = flow.limit(5).filter(col("n") > 2)
+        assert behind.collect()["n"].to_pylist() == [3, 4]
+        before = flow.filter(col("n") > 2).limit(2).filter(col("n") > 3)
+        assert before.collect()["n"].to_pylist() == [4]
+
+
 def test_a_directory_of_files(world: LocalWorld, tmp_path: Path):
     folder = tmp_path / "data"
     folder.mkdir()

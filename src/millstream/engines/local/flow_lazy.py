@@ -22,12 +22,11 @@ def lazy_frames(frames: Callable[[], Iterator[pl.DataFrame]], schema: pa.Schema)
     ) -> Iterator[pl.DataFrame]:
         del batch_size
         for frame in frames():
-            part = frame if with_columns is None else frame.select(with_columns)
-            part = part if predicate is None else part.filter(predicate)
-            if n_rows is not None:
-                part = part.head(n_rows)
-                n_rows -= part.height
-            yield part
+            # So many rows are read, and of those the predicate keeps some: it stood behind a limit.
+            part = frame if n_rows is None else frame.head(n_rows)
+            n_rows = None if n_rows is None else n_rows - part.height
+            part = part if with_columns is None else part.select(with_columns)
+            yield part if predicate is None else part.filter(predicate)
             if n_rows == 0:
                 return
 
