@@ -70,6 +70,33 @@ def test_a_limit_counts_the_rows_before_a_filter_behind_it(world: LocalWorld):
         assert before.collect()["n"].to_pylist() == [4]
 
 
+def test_functions_of_batches_take_and_give_polars_frames(world: LocalWorld):
+    world.topic("numbers", {"n": int})
+    world.append("numbers", [{"n": n} for n in range(5)])
+
+    def squared(frames: Iterator[pl.DataFrame]) -> Iterator[pl.DataFrame]:
+        for frame in frames:
+            yield frame.select(square=pl.col("n").cast(pl.Int32) ** 2)
+
+    def of_arrow(batches: Iterator[pa.RecordBatch]) -> Iterator[pl.DataFrame]:
+        yield from squared(pl.DataFrame(batch) for batch in batches)
+
+    for number, flow in enumerate(
+        [
+            world.read("numbers").map_batches(squared, {"square": int}, frames="polars"),
+            world.read("numbers").map_batches(of_arrow, {"square": int}),
+        ]
+    ):
+        assert flow.collect()["square"].to_pylist() == [0, 1, 4, 9, 16]
+        flow.write(f"out{number}").stream(until="end", batch_events=2)
+        assert [row["square"] for row in world.events(f"out{number}")] == [0, 1, 4, 9, 16]
+    with refused(PlanError, "frames='pandas'", "step 1, map_batches"):
+        world.read("numbers").map_batches(squared, {"square": int}, frames="pandas")
+    lazy = world.read("numbers").map_batches(lambda batches: [pl.LazyFrame()], {"n": int})
+    with refused(StepError, "yielded a LazyFrame", "collect()"):
+        lazy.collect()
+
+
 def test_a_directory_of_files(world: LocalWorld, tmp_path: Path):
     folder = tmp_path / "data"
     folder.mkdir()

@@ -133,15 +133,18 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
         computed = {name: as_expression(value) for name, value in named.items()}
         return self._then(Select(named_expressions(columns, computed)))
 
-    def map_batches(self, function: BatchFunction, schema: SchemaLike) -> Flow:
-        """Call ``function`` with an iterator of Arrow record batches; it yields batches of ``schema``.
+    def map_batches(
+        self, function: BatchFunction, schema: SchemaLike, *, frames: str = "arrow"
+    ) -> Flow:
+        """Call ``function`` with an iterator of Arrow record batches; it yields such of ``schema``, or Polars frames.
 
-        The door to everything the expressions cannot say. A batch of another schema is a StepError.
+        With ``frames="polars"`` the iterator gives Polars frames. What has another schema is a StepError.
         """
         refuse_uncallable(
-            function, self._where("map_batches"), "from an iterator of record batches to one"
+            function, self._where("map_batches"), "from an iterator of batches to one"
         )
-        return self._then(MapBatches(function, widened_schema(to_arrow_schema(schema))))
+        declared = widened_schema(to_arrow_schema(schema))
+        return self._then(MapBatches(function, declared, frames))
 
     def map(
         self,

@@ -14,7 +14,12 @@ from millstream.flows.kinds import DATE, FLOAT, INTEGER, NULL, is_ordered, widen
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
 
-BatchFunction = Callable[[Iterator[pa.RecordBatch]], Iterator[pa.RecordBatch]]
+# Any: frames of Polars, which plans do not import.
+BatchFunction = (
+    Callable[[Iterator[pa.RecordBatch]], Iterator[Any]] | Callable[[Iterator[Any]], Iterator[Any]]
+)
+FRAMES: Final = ("arrow", "polars")
+"""As what a function of batches takes its rows."""
 Event = Mapping[str, Any]
 EventCallable = (
     Callable[[dict[str, Any]], Event]
@@ -224,7 +229,7 @@ def joined_schema(
 
 @dataclass(frozen=True)
 class MapBatches:
-    """Calls a function with an iterator of Arrow batches; it yields batches of ``schema``.
+    """Calls a function with an iterator of Arrow batches or Polars frames; it yields such of ``schema``.
 
     A batch run calls it once for all there is; a stream calls it for each source partition of each
     micro-batch. Which rows come in one batch is not part of the promise.
@@ -232,15 +237,24 @@ class MapBatches:
 
     function: BatchFunction
     schema: pa.Schema
+    frames: str = "arrow"
     name: str = field(default="map_batches", init=False)
 
     def text(self) -> str:
         """Return the canonical text: the function's name, not its code."""
         function = getattr(self.function, "__qualname__", type(self.function).__qualname__)
-        return f"map_batches({function}, [{describe(self.schema)}])"
+        frames = "" if self.frames == "arrow" else f", frames={self.frames}"
+        return f"map_batches({function}, [{describe(self.schema)}]{frames})"
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the declared schema."""
+        if self.frames not in FRAMES:
+            raise PlanError(
+                f"frames={self.frames!r}",
+                where=where,
+                expected="'arrow' for record batches, 'polars' for Polars frames",
+                next_step="leave it out for record batches",
+            )
         for column in self.schema:
             field_of(column.name, column.type, where)
         return self.schema

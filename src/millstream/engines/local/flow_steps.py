@@ -287,7 +287,8 @@ def mapped(
     def parts() -> Iterator[pl.DataFrame]:
         own = FunctionTime(counter)
         batches = own.without(record_batches(frame, schema))
-        for table in own.within(call_function(step, batches, where=where)):
+        given = map(from_arrow, batches) if step.frames == "polars" else batches
+        for table in own.within(call_function(step, given, where=where)):
             counter.add(table.num_rows)
             yield from_arrow(table)
 
@@ -301,7 +302,10 @@ def record_batches(frame: pl.LazyFrame, schema: pa.Schema) -> Iterator[pa.Record
 
 
 def call_function(
-    step: MapBatches, batches: Iterator[pa.RecordBatch], *, where: str
+    step: MapBatches,
+    batches: Iterator[pa.RecordBatch] | Iterator[pl.DataFrame],
+    *,
+    where: str,
 ) -> Iterator[pa.Table]:
     """Yield what the function yields, as tables of the declared schema.
 
@@ -316,18 +320,20 @@ def call_function(
         raise StepError(
             f"the function raised {type(error).__name__}: {error}",
             where=where,
-            expected="a function that yields record batches",
+            expected="a function that yields record batches or Polars frames",
             next_step="handle the case in the function; nothing of this batch was written",
         ) from error
 
 
 def _declared(batch: object, schema: pa.Schema, where: str) -> pa.Table:
+    if isinstance(batch, pl.DataFrame):
+        batch = batch.to_arrow(compat_level=pl.CompatLevel.oldest())
     if not isinstance(batch, pa.RecordBatch | pa.Table):
         raise StepError(
             f"the function yielded a {type(batch).__name__}",
             where=where,
-            expected="pyarrow record batches or tables",
-            next_step="yield pa.RecordBatch objects",
+            expected="pyarrow record batches or tables, or Polars frames",
+            next_step="yield pa.RecordBatch objects; collect() what is lazy",
         )
     table = pa.Table.from_batches([batch]) if isinstance(batch, pa.RecordBatch) else batch
     if table.schema.names != schema.names:
