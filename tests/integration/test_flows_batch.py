@@ -6,6 +6,7 @@ import itertools
 from collections.abc import AsyncIterator, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pyarrow as pa
@@ -95,6 +96,32 @@ def test_functions_of_batches_take_and_give_polars_frames(world: LocalWorld):
     lazy = world.read("numbers").map_batches(lambda batches: [pl.LazyFrame()], {"n": int})
     with refused(StepError, "yielded a LazyFrame", "collect()"):
         lazy.collect()
+
+
+@pytest.mark.parametrize("rows", [1.5, "3", None, True, -1])
+def test_a_limit_is_a_whole_number(world: LocalWorld, rows: Any):
+    with refused(PlanError, f"limit({rows!r})", "step 1, limit"):
+        world.flows.read(FRAME).limit(rows)
+
+
+@pytest.mark.parametrize(
+    ("table", "saying"),
+    [
+        ([{"n": 2**70}], "too large"),
+        (["a.csv", "b.csv"], "one path with *"),
+        ([], "there is no column"),
+        (pa.table([pa.array([1]), pa.array([2])], names=["n", "n"]), "'n'"),
+        (pa.table({"": [1]}), "''"),
+    ],
+)
+def test_tables_without_proper_columns_are_refused(world: LocalWorld, table: Any, saying: str):
+    with refused(PlanError, saying, "read(…)"):
+        world.flows.read(table)
+
+
+def test_a_schema_is_a_mapping(world: LocalWorld):
+    with refused(SchemaError, "None is no schema", somewhere=False):
+        world.flows.read(FRAME).map(lambda row: row, None)  # type: ignore[arg-type]
 
 
 def test_a_directory_of_files(world: LocalWorld, tmp_path: Path):

@@ -32,7 +32,15 @@ from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.places import refuse_options
 from millstream.flows.plan import Plan, Window, calls_of_rows, named_expressions
 from millstream.flows.report import ProgressListener, RunReport
-from millstream.flows.source import FileSink, RowCalls, TopicSink, file_sink, is_path
+from millstream.flows.source import (
+    FileSink,
+    RowCalls,
+    TopicSink,
+    file_sink,
+    named_target,
+    refuse_key,
+    topic_sink,
+)
 from millstream.flows.sql import SqlSink
 from millstream.flows.steps import (
     BatchFunction,
@@ -322,23 +330,15 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
                 )
             target.check(self.schema, where=where)
             return self._ended(replace(self.plan, sink=target), where)
-        if key is not None and key not in self.schema.names:
-            raise PlanError(
-                f"the key {key!r} is not a column of the output",
-                where=where,
-                expected=f"one of: {', '.join(self.schema.names)}",
-            )
-        text = str(target) if isinstance(target, str | PurePath) else target.name
-        if not is_path(target, text):
-            refuse_options(text, storage_options, where=where)
-            sink: TopicSink | FileSink = TopicSink(text, key, partitions)
-        elif key is not None or partitions != 1:
-            raise PlanError(
-                "a file has no key and no partitions", where=where, expected="neither of them"
-            )
-        else:
-            sink = file_sink(text, file_format, self.schema, options=storage_options, where=where)
-        return self._ended(replace(self.plan, sink=sink), where)
+        text, is_file = named_target(target, where=where)
+        if is_file:
+            refuse_key(key, partitions, where=where)
+            options = storage_options
+            files = file_sink(text, file_format, self.schema, options=options, where=where)
+            return self._ended(replace(self.plan, sink=files), where)
+        refuse_options(text, storage_options, where=where)
+        topic = topic_sink(text, key, partitions, self.schema, where=where)
+        return self._ended(replace(self.plan, sink=topic), where)
 
     def enqueue(self, call: Callee, *, task_id: str | None = None) -> Flow:
         """Call a task for each row of the output; its columns are the arguments of the same names.

@@ -12,16 +12,19 @@ import pyarrow as pa
 from millstream.flows.lakes import LakeSink, LakeSource
 from millstream.flows.places import (
     is_remote,
+    name_in,
     plain_path,
     refuse_options,
     refuse_unwritable,
     shown,
+    suffix_in,
 )
 from millstream.flows.sql import SqlSink, SqlSource
 from millstream.flows.webhook import WebhookSink
 from millstream.primitives.errors import PlanError
 
 FILE_FORMATS = ("parquet", "csv", "jsonl", "arrow")
+_TEXTS = ("csv", "jsonl")
 FORMAT_OF_SUFFIX = {
     ".parquet": "parquet",
     ".csv": "csv",
@@ -31,6 +34,20 @@ FORMAT_OF_SUFFIX = {
     ".feather": "arrow",
     ".ipc": "arrow",
 }
+COMPRESSED = frozenset({".gz", ".zst"})
+OTHER_FILES = frozenset(
+    ".avro .bz2 .db .gz .json .orc .sqlite .tsv .txt .xls .xlsx .xml .zip .zst".split()
+)
+"""Suffixes of files that are not taken for the names of topics."""
+
+
+def format_in(path: str) -> str | None:
+    """Return the format that the name of a file or of a pattern says; CSV and JSON lines may be compressed."""
+    suffix = suffix_in(path)
+    if suffix not in COMPRESSED:
+        return FORMAT_OF_SUFFIX.get(suffix)
+    inner = FORMAT_OF_SUFFIX.get(PurePath(PurePath(name_in(path)).stem).suffix.lower())
+    return inner if inner in _TEXTS else None
 
 
 @dataclass(frozen=True)
@@ -126,9 +143,54 @@ class FileSink:
         )
 
 
-def is_path(target: object, text: str) -> bool:
+def named_target(target: object, *, where: str) -> tuple[str, bool]:
+    """Return the name of a topic, or the path or URL of files, and whether it is that. Raises PlanError."""
+    text = str(target) if isinstance(target, str | PurePath) else getattr(target, "name", None)
+    if not isinstance(text, str) or not text:
+        raise PlanError(
+            f"{target!r} is no place to write to",
+            where=where,
+            expected="the name of a topic, a topic, a path, or such as ms.sql_table(…) and ms.webhook(…)",
+            next_step='write for example .write("orders") or .write("orders.parquet")',
+        )
+    is_file = _is_path(target, text)
+    if isinstance(target, str) and not is_file and PurePath(text).suffix.lower() in OTHER_FILES:
+        raise PlanError(
+            f"{text!r} looks like a file, of a kind that flows do not write",
+            where=where,
+            expected=f"a file that ends in one of {', '.join(FORMAT_OF_SUFFIX)}",
+            next_step="choose one of them; for a topic of that name give the topic itself, app.topic(…)",
+        )
+    return text, is_file
+
+
+def _is_path(target: object, text: str) -> bool:
     """Return whether a target is a file or a directory, and not the name of a topic."""
     return isinstance(target, PurePath) or "/" in text or PurePath(text).suffix in FORMAT_OF_SUFFIX
+
+
+def topic_sink(
+    name: str, key: str | None, partitions: int, schema: pa.Schema, *, where: str
+) -> TopicSink:
+    """Return the topic of that name as a sink. Raises PlanError for a key that is no column."""
+    if key is not None and key not in schema.names:
+        raise PlanError(
+            f"the key {key!r} is not a column of the output",
+            where=where,
+            expected=f"one of: {', '.join(schema.names)}",
+        )
+    return TopicSink(name, key, partitions)
+
+
+def refuse_key(key: str | None, partitions: int, *, where: str) -> None:
+    """Raise PlanError for what only a topic has."""
+    if key is not None or partitions != 1:
+        raise PlanError(
+            "a file has no key and no partitions",
+            where=where,
+            expected="neither of them",
+            next_step="leave them out, or write to a topic",
+        )
 
 
 def file_sink(
@@ -156,8 +218,8 @@ def file_sink(
             next_step="leave file_format out, or give the path of a directory",
         )
     for column in schema:
-        nested = pa.types.is_nested(column.type) and chosen == "csv"
-        if nested or (pa.types.is_binary(column.type) and chosen in ("csv", "jsonl")):
+        no_text = pa.types.is_nested(column.type) or pa.types.is_duration(column.type)
+        if (no_text and chosen == "csv") or (_holds_bytes(column.type) and chosen in _TEXTS):
             raise PlanError(
                 f"{chosen} cannot hold column {column.name!r}: {column.type}",
                 where=where,
@@ -167,6 +229,11 @@ def file_sink(
     return FileSink(
         text.rstrip("/"), directory=of_suffix is None, file_format=chosen, options=options or {}
     )
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    inner = [kind.field(number).type for number in range(kind.num_fields)]
+    return pa.types.is_binary(kind) or any(map(_holds_bytes, inner))
 
 
 Sink = TopicSink | FileSink | SqlSink | LakeSink | WebhookSink

@@ -368,9 +368,12 @@ class Limit:
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the same schema."""
-        if self.rows < 0:
+        if type(self.rows) is not int or self.rows < 0:
             raise PlanError(
-                f"limit({self.rows})", where=where, expected="a number that is not negative"
+                f"limit({self.rows!r})",
+                where=where,
+                expected="a whole number that is not negative",
+                next_step="write for example .limit(10)",
             )
         return schema
 

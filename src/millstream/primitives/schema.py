@@ -46,6 +46,12 @@ def to_arrow_schema(schema: SchemaLike) -> pa.Schema:
     """
     if isinstance(schema, pa.Schema):
         fields = [_plain_field(field) for field in schema]
+    elif not isinstance(schema, Mapping):
+        raise SchemaError(
+            f"{schema!r} is no schema",
+            expected='for example {"user": str, "at": ms.Timestamp}, or a pyarrow schema',
+            next_step="map the name of each column to its type",
+        )
     else:
         fields = [_field(name, kind) for name, kind in schema.items()]
     names = [field.name for field in fields]

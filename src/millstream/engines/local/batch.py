@@ -34,7 +34,12 @@ from millstream.engines.local.flow_sinks import (
     open_dead_letters,
     open_topic,
 )
-from millstream.engines.local.flow_sources import ReadFigures, SourceFigures, batch_frame
+from millstream.engines.local.flow_sources import (
+    ReadFigures,
+    SourceFigures,
+    batch_frame,
+    naming_the_file,
+)
 from millstream.engines.local.flow_sql import write_table
 from millstream.engines.local.flow_steps import StepRunner, to_arrow
 from millstream.engines.local.flow_tally import Counter, Fused, Tally
@@ -157,7 +162,7 @@ class _BatchRun:
         )
         dead = None if self._collect else open_dead_letters(self._log, self._plan, self._name)
         started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
-        with step_errors(f"flow {self._name!r}"):
+        with step_errors(f"flow {self._name!r}"), naming_the_file(self._plan):
             frame = self._computed(self._plan, started_us)
             with self._computing():
                 written = self._written(sink, topic, frame)
@@ -203,7 +208,11 @@ class _BatchRun:
             # A file is written while it is computed, so its publishing is part of the processing.
             with outgoing_of_batch(sink) as outgoing:
                 file, rows = write_file(sink, frame, new_id(self._clock), outgoing=outgoing)
-                file.publish(replaces=not sink.directory)
+                try:
+                    file.publish(replaces=not sink.directory)
+                except BaseException:
+                    file.discard()
+                    raise
             return _Written(rows, now_s())
         if isinstance(sink, LakeSink):
             owner = owner_of(store_identity(self._log.store), self._name)

@@ -22,10 +22,11 @@ import polars as pl
 
 from millstream.engines.local.flow_intake import Taken
 from millstream.engines.local.flow_places import FilePlace, place_at
-from millstream.engines.local.flow_sources import files_in, scanned
+from millstream.engines.local.flow_scans import scanned, unreadable
+from millstream.engines.local.flow_sources import files_in
 from millstream.flows.source import FileSource
 from millstream.primitives.clock import Clock
-from millstream.primitives.errors import PlanError, StepError
+from millstream.primitives.errors import PlanError
 
 SETTLED_US: Final = 2_000_000
 """So long a file must have been left alone before a stream reads it, unless that closes at its end."""
@@ -146,7 +147,7 @@ class FileIntake:
             if self._parts is None:
                 self._refuse_changed(mark)
                 local = self._opened.enter_context(self._place.opened(mark.path))
-                frame = scanned(self._source, [local])
+                frame = scanned(self._source, [local], told=mark.path)
                 read = self._marks.get(mark.path, mark).rows_read
                 frame = frame.slice(read) if read else frame
                 self._parts = iter(frame.collect_batches(maintain_order=True, engine="streaming"))
@@ -155,7 +156,7 @@ class FileIntake:
             while part is not None and not part.height:
                 part = next(self._parts, None)
         except (pl.exceptions.PolarsError, OSError) as error:
-            raise _unreadable(mark.path, str(error)) from error
+            raise unreadable(mark.path, str(error)) from error
         if part is None:
             return None
         self._ahead = part[rows_max:] if part.height > rows_max else None
@@ -165,7 +166,7 @@ class FileIntake:
         now = self._place.fresh_mark(mark.path)
         if now is None or now != (mark.size_bytes, mark.modified_us):
             what = "is gone" if now is None else "has changed since it was found"
-            raise _unreadable(mark.path, f"it {what}")
+            raise unreadable(mark.path, f"it {what}")
 
     def close(self) -> None:
         """Drop what was fetched of a file that is read in part."""
@@ -183,18 +184,9 @@ class FileIntake:
         for path in paths:
             known = self._marks.get(path)
             mark = None if known is not None and known.is_done else self._place.mark(path)
-            if mark is None:
-                continue
+            if mark is None or not mark.size_bytes:
+                continue  # a file without a byte is one that somebody is about to write
             if self._takes_unsettled or self._place.is_whole or mark.modified_us <= settled_us:
                 # One that was read in part is the one that was found then.
                 found.append(known or FileMark(path, mark.size_bytes, mark.modified_us))
         return sorted(found, key=lambda mark: (mark.modified_us, mark.path))
-
-
-def _unreadable(path: str, why: str) -> StepError:
-    return StepError(
-        f"the file cannot be read: {why.splitlines()[0]}",
-        where=path,
-        expected="a whole file, which stays as it is once it is there",
-        next_step="write files elsewhere and rename them into place; put this one back as it was, or move it away",
-    )

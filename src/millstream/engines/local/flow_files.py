@@ -31,7 +31,7 @@ from typing import IO, Any, Final
 import polars as pl
 
 from millstream.engines.local.flow_fsspec import opened_url, upload
-from millstream.engines.local.flow_sources import SCANS
+from millstream.engines.local.flow_scans import rows_in
 from millstream.flows.places import is_remote, shown
 from millstream.flows.plan import Plan
 from millstream.flows.source import FileSink
@@ -72,6 +72,10 @@ class Written:
         except OSError as error:
             raise _refused(error, self.final) from error
 
+    def discard(self) -> None:
+        """Remove what was not published and will not be."""
+        _remove(self.partial)
+
 
 def write_file(
     sink: FileSink, frame: pl.LazyFrame, identity: str, *, outgoing: Path
@@ -99,7 +103,7 @@ def write_file(
             # The commit names this file, and nothing else has it.
             for folder in (partial.parent, *partial.parents[1:3]):
                 _sync_directory(folder)
-        rows = SCANS[sink.file_format]([str(partial)]).select(pl.len()).collect().item()
+        rows = rows_in(sink.file_format, partial)
         reach("flow.file_written")
     except OSError as error:
         _remove(partial)
@@ -107,7 +111,7 @@ def write_file(
     except BaseException:
         _remove(partial)
         raise
-    return Written(partial, final, sink.options), int(rows)
+    return Written(partial, final, sink.options), rows
 
 
 def publish_all(files: Iterable[tuple[str, str]], options: Mapping[str, Any]) -> None:

@@ -58,16 +58,20 @@ class LocalPlace:
             return Path(self._pattern).is_dir()
 
     def listed(self) -> list[str]:
-        """Return what is in the directory, sorted."""
+        """Return the files in the directory, sorted; not those in the directories in it."""
         try:
             with _looking(self._pattern):
-                return [str(path) for path in sorted(Path(self._pattern).iterdir())]
+                inside = sorted(Path(self._pattern).iterdir())
+                return [str(path) for path in inside if not path.is_dir()]
         except FileNotFoundError:
             return []  # it was removed meanwhile
 
     def matched(self) -> list[str]:
-        """Return the files that match, sorted."""
-        return sorted(glob.glob(self._pattern, recursive=True))  # noqa: PTH207 - absolute patterns too
+        """Return the files that match, sorted; a name that is there is meant as it is, whatever characters it has."""
+        if Path(self._pattern).exists():
+            return [self._pattern]
+        found = glob.glob(self._pattern, recursive=True)  # noqa: PTH207 - absolute patterns too
+        return sorted(path for path in found if not Path(path).is_dir())
 
     def mark(self, path: str) -> Mark | None:
         """Return the size and the time of the last change; None if it is gone, or a directory."""

@@ -30,7 +30,8 @@ def gives_rows(what: object) -> bool:
 
 def is_table(what: object) -> bool:
     """Return whether something has columns of its own."""
-    named = hasattr(what, "__arrow_c_stream__") or hasattr(what, "columns")
+    # Asked of the class: a lazy frame would compute its columns.
+    named = hasattr(what, "__arrow_c_stream__") or hasattr(type(what), "columns")
     return named or isinstance(what, pa.Table | pa.RecordBatch)
 
 

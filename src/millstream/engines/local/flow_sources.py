@@ -2,28 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import polars as pl
 import pyarrow as pa
 
-from millstream.engines.local.flow_expression import compiled, polars_schema
+from millstream.engines.local.flow_expression import compiled
 from millstream.engines.local.flow_lakes import lake_frame
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_places import FilePlace, place_at, visible
 from millstream.engines.local.flow_rows import rows_frame
+from millstream.engines.local.flow_scans import (
+    first_unreadable,
+    inferred_schema,
+    scanned,
+    unreadable_as,
+)
 from millstream.engines.local.flow_sql import sql_frame
 from millstream.engines.local.flow_steps import from_arrow, widen, widened_column
 from millstream.engines.local.log import LocalLog
+from millstream.flows.branches import sources
 from millstream.flows.expression import Column, Expression
 from millstream.flows.kinds import widened_schema
 from millstream.flows.lakes import LakeSource
 from millstream.flows.places import is_remote, plain_path, refuse_options, shown, suffix_in
+from millstream.flows.plan import Plan
 from millstream.flows.report import Progress, ProgressListener
 from millstream.flows.source import (
     FILE_FORMATS,
@@ -33,6 +42,7 @@ from millstream.flows.source import (
     Source,
     TableSource,
     TopicSource,
+    format_in,
 )
 from millstream.flows.sql import SqlSource
 from millstream.log.events import EventBatch
@@ -42,13 +52,6 @@ from millstream.primitives.schema import SchemaLike, to_arrow_schema
 
 BATCH_READ_EVENTS = 100_000
 """How many events of a topic a batch run turns into one frame."""
-
-SCANS: Final[dict[str, Callable[[list[str]], pl.LazyFrame]]] = {
-    "parquet": lambda paths: pl.scan_parquet(paths),
-    "csv": lambda paths: pl.scan_csv(paths, try_parse_dates=True),
-    "jsonl": lambda paths: pl.scan_ndjson(paths),
-    "arrow": lambda paths: pl.scan_ipc(paths),
-}
 
 
 @dataclass
@@ -130,18 +133,18 @@ def file_source(
     try:
         if is_remote(text):
             with place_at(text, options).opened(paths[0]) as local:
-                stored = SCANS[chosen]([local]).collect_schema().to_frame()
+                stored = inferred_schema(chosen, [local])
         else:
-            stored = SCANS[chosen](paths).collect_schema().to_frame()
+            stored = inferred_schema(chosen, paths)
     except (pl.exceptions.PolarsError, OSError) as error:
+        which = repr(shown(paths[0])) if len(paths) == 1 else f"one of {len(paths)} files"
         raise PlanError(
-            f"{paths[0]!r} cannot be read as {chosen}: {error}",
+            f"{which} cannot be read as {chosen}: {error}",
             where=f"read({shown(text)!r})",
             expected=f"{chosen} files of one schema",
-            next_step="check the file, or pass file_format=",
+            next_step="check the files, pass file_format=, or say the columns that you need: schema=",
         ) from error
-    schema = stored.to_arrow(compat_level=pl.CompatLevel.oldest()).schema
-    return FileSource((text,), chosen, schema, widened_schema(schema), options)
+    return FileSource((text,), chosen, stored, widened_schema(stored), options)
 
 
 def table_source(table: object) -> TableSource:
@@ -151,14 +154,29 @@ def table_source(table: object) -> TableSource:
             arrow = pa.Table.from_pylist(table)
         else:
             arrow = table if isinstance(table, pa.Table) else pa.table(table)
-    except (pa.ArrowInvalid, TypeError, ValueError) as error:
+    except (pa.ArrowInvalid, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise PlanError(
             f"a {type(table).__name__} cannot be read as a table: {error}",
             where="read(…)",
             expected="a topic, a path, a pyarrow, Polars or pandas table, or dicts with a schema",
-            next_step='dicts of any kind: read(rows, schema={"column": int})',
+            next_step='dicts of any kind: read(rows, schema={"column": int}); several files: one path with *',
         ) from error
+    refuse_names(arrow.schema.names)
     return TableSource(arrow, widened_schema(arrow.schema))
+
+
+def refuse_names(names: Sequence[str]) -> None:
+    """Raise PlanError unless there are columns, each with a name of its own."""
+    wrong = sorted({name for name in names if not name or names.count(name) > 1})
+    if wrong or not names:
+        raise PlanError(
+            f"the name {wrong[0]!r} is no name, or that of several columns"
+            if wrong
+            else "there is no column",
+            where="read(…)",
+            expected="at least one column, and a name for each",
+            next_step="name them before they are read; for no rows at all say read([], schema=…)",
+        )
 
 
 def batch_frame(
@@ -281,13 +299,27 @@ def _remote_frame(source: FileSource, figures: SourceFigures, *, started_us: int
 
     def frames() -> Iterator[pl.DataFrame]:
         for path in paths:
-            with place.opened(path) as local:
-                scan = scanned(source, [local])
+            with place.opened(path) as local, unreadable_as(path):
+                scan = scanned(source, [local], told=path)
                 for part in scan.collect_batches(maintain_order=True, engine="streaming"):
                     figures.read(part.height)
                     yield part
 
     return lazy_frames(frames, source.schema)
+
+
+@contextmanager
+def naming_the_file(plan: Plan) -> Iterator[None]:
+    """Raise StepError with the name of the file that could not be read: Polars does not say which of many it was."""
+    try:
+        yield
+    except pl.exceptions.PolarsError as error:
+        for source in sources(plan):
+            if isinstance(source, FileSource) and not any(map(is_remote, source.patterns)):
+                blamed = first_unreadable(source, files_of(source))
+                if blamed is not None:
+                    raise blamed from error
+        raise
 
 
 def files_of(source: FileSource) -> list[str]:
@@ -299,41 +331,14 @@ def files_of(source: FileSource) -> list[str]:
     ]
 
 
-def scanned(source: FileSource, paths: list[str]) -> pl.LazyFrame:
-    """Return the rows of some files with the types that flows compute with; without any, none."""
-    stored = polars_schema(source.stored)
-    if not paths:
-        return widen(pl.DataFrame(schema=stored).lazy(), stored)
-    # Times are parsed as what they look like; a text that says otherwise is refused by the cast.
-    plain = {name: kind for name, kind in stored.items() if not kind.is_temporal()}
-    match source.file_format:
-        case "csv":
-            scan = pl.scan_csv(paths, try_parse_dates=True, schema_overrides=plain)
-        case "jsonl":
-            scan = pl.scan_ndjson(paths, schema_overrides=plain)
-        case _:
-            scan = SCANS[source.file_format](paths)
-    found = scan.collect_schema()
-    columns = [_typed(name, kind, found.get(name)) for name, kind in stored.items()]
-    return widen(scan.select(columns), stored)
-
-
-def _typed(name: str, kind: pl.DataType, found: pl.DataType | None) -> pl.Expr:
-    column = pl.col(name)
-    if isinstance(kind, pl.Datetime) and found == pl.String:
-        # JSON has no times; ISO 8601 says them as text.
-        column = column.str.to_datetime(time_unit="us", time_zone="UTC")
-    return column.cast(kind, strict=True)
-
-
 def _format_of(pattern: str, file_format: str | None) -> str:
-    chosen = file_format or FORMAT_OF_SUFFIX.get(suffix_in(pattern))
+    chosen = file_format or format_in(pattern)
     if chosen not in FILE_FORMATS:
         raise PlanError(
             f"the format of {shown(pattern)!r} is not known",
             where=f"read({shown(pattern)!r})",
             expected=f"one of {', '.join(FILE_FORMATS)}",
-            next_step="pass file_format=",
+            next_step='pass file_format=, or a pattern that says it, such as "folder/*.csv"',
         )
     return chosen
 
@@ -348,17 +353,22 @@ def files_in(place: FilePlace, pattern: str, file_format: str | None) -> tuple[s
     """Return the format and the files of a path, a pattern or a directory. Raises PlanError."""
     where = f"read({shown(pattern)!r})"
     if place.is_directory():
-        known = [
-            path for path in visible(place.listed(), pattern) if suffix_in(path) in FORMAT_OF_SUFFIX
-        ]
-        formats = {FORMAT_OF_SUFFIX[suffix_in(path)] for path in known}
+        known = [path for path in visible(place.listed(), pattern) if format_in(path)]
+        formats = {format_in(path) for path in known}
         chosen = file_format or (formats.pop() if len(formats) == 1 else None)
-        found = [path for path in known if FORMAT_OF_SUFFIX[suffix_in(path)] == chosen]
+        found = [path for path in known if format_in(path) == chosen]
         unknown = bool(known) and chosen is None
     else:
-        chosen = file_format or FORMAT_OF_SUFFIX.get(suffix_in(pattern))
+        chosen = file_format or format_in(pattern)
         found = visible(place.matched(), pattern)
         unknown = chosen is None
+    if unknown and not found and not suffix_in(pattern) and "/" not in pattern:
+        raise PlanError(
+            f"there is no topic and no file {shown(pattern)!r}",
+            where=where,
+            expected="the name of a topic that has been made, or the path of files",
+            next_step="app.topics() lists the topics; declare it with app.topic(…), or write to it first",
+        )
     if unknown or (chosen is not None and chosen not in FILE_FORMATS):
         raise PlanError(
             f"the format of {shown(pattern)!r} is not known, or there are several",
