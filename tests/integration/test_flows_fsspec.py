@@ -113,6 +113,27 @@ def test_patterns_and_directories(world: LocalWorld, url: str) -> None:
     assert (report.rows_in, report.rows_out) == (2, 1)
 
 
+def test_a_name_with_the_characters_of_patterns_is_that_name(world: LocalWorld, url: str) -> None:
+    for number, name in enumerate(("x1.csv", "x[1].csv")):
+        put(f"{url}/{name}", [{"n": number}])
+    assert world.flows.read(f"{url}/x[1].csv").collect().to_pylist() == [{"n": 1}]
+    flow = world.flows.read(f"{url}/x[1].csv").write("brackets")
+    assert flow.stream(until="end").rows_in == 1
+    assert flow.stream(until="end").rows_in == 0
+    assert world.events("brackets") == [{"n": 1}]
+
+
+def test_a_file_elsewhere_that_cannot_be_read_is_named(world: LocalWorld, url: str) -> None:
+    put(f"{url}/a.csv", [{"n": 1}])
+    put(f"{url}/b.csv", [{"n": "x"}])
+    flow = world.flows.read(f"{url}/*.csv", schema={"n": int})
+    for run in (flow.collect, lambda: flow.write("out").stream(until="end")):
+        with pytest.raises(StepError) as caught:
+            run()
+        assert caught.value.where.endswith("/b.csv")
+        assert "cannot be read" in str(caught.value)
+
+
 def test_an_archive_is_read(world: LocalWorld, tmp_path: Path) -> None:
     path = tmp_path / "all.zip"
     with zipfile.ZipFile(path, "w") as archive:

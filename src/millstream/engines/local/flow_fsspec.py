@@ -82,8 +82,12 @@ class RemotePlace:
         return self._noted({info["name"]: info for info in found})
 
     def matched(self) -> list[str]:
-        """Return the files that match, sorted."""
+        """Return the files that match, sorted; a name that is there is meant as it is, whatever characters it has."""
         with failing(self._url):
+            # To ask is a request: names with a star in them are too rare for that.
+            may_be_name = _MAGIC & set(self._path) and "*" not in self._path
+            if may_be_name and self._files.isfile(self._path):
+                return self._noted({self._path: self._files.info(self._path)})
             return self._noted(self._files.glob(self._path, detail=True))
 
     def _look_again(self) -> None:
