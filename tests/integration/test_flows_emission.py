@@ -50,6 +50,9 @@ def shown(flow: FlowTest) -> list[Shown]:
 
 
 def test_updates_come_with_the_events_that_cause_them(tmp_path: Path) -> None:
+    #   minute    0   1  │ 4  │ 10       │ end       each │ is the end of a micro-batch
+    #   events    a1  b1 │ a2 │ a4       │
+    #   rows      a1  b1 │ a3 │ A3 B1 a4 │ A4        in capitals: of a closed window
     with FlowTest(build("update"), tmp_path) as flow:
         flow.feed("in", [event("a", 1, 0), event("b", 1, 1)])
         assert shown(flow) == [("a", False, 1), ("b", False, 1)]
@@ -62,6 +65,9 @@ def test_updates_come_with_the_events_that_cause_them(tmp_path: Path) -> None:
 
 
 def test_early_rows_wait_for_the_clock_and_come_once(tmp_path: Path) -> None:
+    #   clock    0 s      1 s    11 s        1 h later   + 9 s   + 10 s
+    #   events   a1 b1    a2                 a4                          then a4 of the next window
+    #   rows                     a3 b1                           a7      A7 B1
     with FlowTest(build(early("10s")), tmp_path) as flow:
         flow.feed("in", [event("a", 1, 0), event("b", 1, 1)])
         flow.advance("1s")
@@ -84,6 +90,9 @@ def test_early_rows_wait_for_the_clock_and_come_once(tmp_path: Path) -> None:
 def test_a_window_that_closes_before_its_early_row_is_due_gives_the_last_one_only(
     tmp_path: Path,
 ) -> None:
+    #   clock    0 s                             10 s
+    #   events   a1 of minute 0, b1 of minute 12
+    #   rows     A1                              b1
     with FlowTest(build(early("10s")), tmp_path) as flow:
         flow.feed("in", [event("a", 1, 0)])
         flow.feed("in", [event("b", 1, 12)])
@@ -93,6 +102,9 @@ def test_a_window_that_closes_before_its_early_row_is_due_gives_the_last_one_onl
 
 
 def test_after_a_restart_no_change_stays_unseen(tmp_path: Path) -> None:
+    #   clock    0 s             10 s
+    #   events   a1 b1 ║                   ║: the process ends, and another goes on
+    #   rows                     a1 b1
     with FlowTest(build(early("10s")), tmp_path) as flow:
         flow.feed("in", [event("a", 1, 0), event("b", 1, 1)])
         flow.restart()
@@ -102,6 +114,11 @@ def test_after_a_restart_no_change_stays_unseen(tmp_path: Path) -> None:
 
 
 def test_a_session_grows_until_it_is_closed(tmp_path: Path) -> None:
+    #   minute   0    3    4    5    9                20     25
+    #   events   1         2                          8
+    #                 4                                      comes third: late
+    #   rows     |———— 1 ———————|
+    #            |————————— 3 ———————|                |— 8 ——|     the second is closed when 20 comes
     with FlowTest(build("update", session("5m")), tmp_path) as flow:
         flow.feed("in", [event("a", 1, 0)])
         flow.feed("in", [event("a", 2, 4)])
@@ -114,6 +131,10 @@ def test_a_session_grows_until_it_is_closed(tmp_path: Path) -> None:
 
 
 def test_the_emission_may_change_while_windows_are_open(store_path: Path) -> None:
+    #   minute   0  │ 1       │                 10
+    #   emit     close│update │ close
+    #   events   1  │ 2       │
+    #   rows        │ 3, open │ 3, at the end
     def flow(world: LocalWorld, emit: str) -> Flow:
         windowed = world.read("in").window(tumbling("10m"), on="at", emit=emit)
         return windowed.group_by("k").agg(n=agg.sum("n"))
@@ -142,6 +163,9 @@ def test_the_emission_may_change_while_windows_are_open(store_path: Path) -> Non
 
 
 def test_a_batch_gives_closed_rows_alone(store_path: Path) -> None:
+    #   minute   0          10         20
+    #   events   1            2
+    #   rows               1          2
     with LocalWorld(store_path) as world:
         world.topic("in", SCHEMA)
         world.append("in", [event("a", 1, 0), event("a", 2, 11)])
@@ -153,6 +177,10 @@ def test_a_batch_gives_closed_rows_alone(store_path: Path) -> None:
 
 @pytest.mark.parametrize("on", ["at", None])
 def test_count_windows_are_complete_after_so_many_rows(tmp_path: Path, on: str | None) -> None:
+    #   minute            0    1    2    3    4    end
+    #   events            a1   b2   a4   b8   a16
+    #   by time                          a5   b10  a16      given when a later row shows that none comes before
+    #   as they come                a5   b10       a16
     def flow(app: ms.App) -> Flow:
         topic = app.topic("in", schema=SCHEMA)
         windowed = app.read(topic).window(count_window(2), on=on)
@@ -176,6 +204,11 @@ def test_count_windows_are_complete_after_so_many_rows(tmp_path: Path, on: str |
 
 
 def test_rows_behind_the_watermark_are_late_for_a_count(tmp_path: Path) -> None:
+    #   minute     3    4    5    9          the watermark is a minute behind the latest
+    #   first                1
+    #   second          2                    just in time
+    #   third      4                         late
+    #   fourth                    8          shows that [4, 5] is complete
     def flow(app: ms.App) -> Flow:
         topic = app.topic("in", schema=SCHEMA)
         windowed = app.read(topic).window(count_window(2), on="at", late="1m")

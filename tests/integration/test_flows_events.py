@@ -161,6 +161,8 @@ def test_dead_letters_are_there_once_when_the_stream_goes_on(world: LocalWorld) 
 
 
 def test_a_function_before_a_window_gives_it_its_time(world: LocalWorld) -> None:
+    #   minute    0   1   2   3   4  │5   6   7   8
+    #   events    a   b   c   a   b  │c   a   b   c         each n doubled by the function, its time as it was
     timed = {"k": str, "n": int | None, "at": Timestamp}
     flow = (
         world.read("events")
@@ -184,6 +186,9 @@ def test_explode_makes_a_row_of_each_value(world: LocalWorld) -> None:
 
 
 def test_a_window_behind_explode_keeps_the_time_of_the_source(store_path: Path) -> None:
+    #   minute    0   1   2   3  │4   5   6   7  │8   9   10  11
+    #   tags      –   x   xx  –  │x   xx  –   x  │xx  –   x   xx
+    #   rows      3              │4              │5
     with LocalWorld(store_path) as world:
         world.topic("events", {"tags": list[str], "at": Timestamp})
         rows = [{"tags": ["x"] * (i % 3), "at": at(i)} for i in range(12)]
@@ -229,6 +234,9 @@ def test_distinct_keeps_each_combination_once(world: LocalWorld) -> None:
 
 
 def test_a_stream_keeps_each_combination_once_in_a_window(world: LocalWorld) -> None:
+    #   minute    0   1   2   3   4  │5   6   7   8
+    #   events    a   b   c   a   b  │c   a   b   c
+    #   rows      a b c              │a b c
     flow = world.read("events").window(tumbling("5m"), on="at").distinct("k")
     assert [row["k"] for row in both_ways(world, flow)] == ["a", "b", "c", "a", "b", "c"]
 

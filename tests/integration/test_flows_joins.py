@@ -105,6 +105,9 @@ def test_of_rows_with_one_time_the_last_counts(world: LocalWorld) -> None:
 
 
 def test_a_window_behind_the_join_keeps_the_time_of_the_source(world: LocalWorld) -> None:
+    #   minute    0         10        20        30        the times of the events, not those since when prices hold
+    #   events     a a        b         a
+    #   prices     1 1        2         3
     events = append(world, ("a", 1), ("a", 2), ("b", 12), ("a", 22))
     joined = events.join_asof(PRICES, on="at", right_on="since", by="k", right_by="who")
     flow = joined.window(tumbling("10m"), on="at").agg(price=agg.sum("price"))

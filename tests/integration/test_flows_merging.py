@@ -245,6 +245,9 @@ def test_late_rows_are_counted_and_kept_on_both_sides(world: LocalWorld) -> None
 
 
 def test_a_quiet_side_holds_rows_back_and_an_idle_one_does_not(world: LocalWorld) -> None:
+    #   minute     0    1    10   11   ……   60
+    #   orders     a    b                   c
+    #   payments   a                              quiet since: one for b may come, unless payments are idle
     order(world, "a", 0)
     pay(world, "a", 0)
     order(world, "b", 1)
@@ -261,6 +264,10 @@ def test_a_quiet_side_holds_rows_back_and_an_idle_one_does_not(world: LocalWorld
 
 
 def test_both_sides_may_be_one_topic(world: LocalWorld) -> None:
+    #   minute   0    3    10        20   30        45
+    #   in       0                   2
+    #            [---------]         [----]              until when an out may follow
+    #   out           1                             3
     world.topic("all", {"kind": str, "key": str, "n": int, "at": Timestamp})
     for n, (kind, minute) in enumerate([("in", 0), ("out", 3), ("in", 20), ("out", 45)]):
         world.append("all", [{"kind": kind, "key": "k", "n": n, "at": at(minute)}])
@@ -300,6 +307,10 @@ def test_time_in_one_topic_goes_on_with_the_events_of_either_side(world: LocalWo
 
 
 def test_topics_and_files_are_read_together(world: LocalWorld, tmp_path: Path) -> None:
+    #   minute    0    3    5    10
+    #   orders    a b
+    #             [--------------]
+    #   files          a    a               b is alone at the end
     times = pa.array([at(3), at(5)], pa.timestamp("us", "UTC"))
     table = pa.table({"order": ["a", "a"], "sum": [1, 2], "paid": times})
     pq.write_table(table, tmp_path / "1.parquet")

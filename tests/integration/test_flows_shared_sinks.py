@@ -80,6 +80,8 @@ def test_a_table_of_a_shared_stream_holds_each_row_once(
 @pytest.mark.parametrize("batch_events", [3, 1000])
 def test_late_rows_are_those_of_a_whole_stream(store_path: Path, batch_events: int) -> None:
     """Every fifth event is an hour behind: late, where its partition has gone on by then."""
+    #   partition 0   e   e   e   e   e     each by itself:
+    #   partition 1     e   L   e   e       an L is an hour back, where its own partition has closed the windows
     rows = [
         {**row, "at": row["at"] - timedelta(hours=1)} if number % 5 == 4 else row
         for number, row in enumerate(ROWS)

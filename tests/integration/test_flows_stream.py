@@ -135,6 +135,10 @@ def test_an_idle_partition_does_not_hold_windows_open(store_path: Path) -> None:
 
 
 def test_an_idle_stream_goes_on_with_the_clock(world: LocalWorld) -> None:
+    #   event time   10:00 |— 200 ms —|
+    #   event              ·
+    #   clock              20 ms of quiet, then event time goes on with it, and passes the end of the window
+    #
     # Windows of 200 ms: the last one can only be closed by 200 ms of quiet.
     append(world, 10)
     assert first_output(world, hourly(world, size="200ms"), idle="20ms") == [10]
@@ -251,7 +255,8 @@ def test_the_changelog_stays_bounded(
 
 
 def test_one_event_far_ahead_does_no_harm(world: LocalWorld) -> None:
-    # minute   0   1   ………………   seven thousand years later
+    #   minute    0    1    2    ………………    seven thousand years later
+    #   windows        |1s  |1s             |1s          none is made for the time between them
     append(world, 1, 2)
     world.append("events", [{"n": 3, "at": datetime(9_000, 1, 1, tzinfo=UTC)}])
     hourly(world, size="1s").stream(until="end")
@@ -303,6 +308,8 @@ def test_a_failing_step_stores_nothing_and_can_be_run_again(world: LocalWorld) -
 
 
 def test_an_event_time_that_a_function_makes_is_the_watermark(world: LocalWorld) -> None:
+    #   minute    0         60        120       180
+    #   events        10        70        130            each shows that the hour before it is over
     append(world, 10, 70, 130)
 
     def doubled(batches):
@@ -339,6 +346,9 @@ def test_the_report_and_the_catalog_hold_the_four_delays(world: LocalWorld) -> N
 
 
 def test_batch_and_stream_agree_on_out_of_order_windows(world: LocalWorld) -> None:
+    #   minute    0            60           120     180     240       late="3h": none is too late
+    #   events       10  20      65  70       130     190
+    #   came         2nd 4th     6th 3rd      1st     5th
     append(world, 130, 10, 70, 20, 190, 65)
     flow = hourly(world, late="3h")
     flow.stream(until="end", batch_events=2)

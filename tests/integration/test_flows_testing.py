@@ -72,6 +72,10 @@ def test_late_events_are_shown_though_the_flow_only_counts_them(millstream_flows
 
 
 def test_the_slowest_partition_holds_the_watermark(millstream_flows: Stream) -> None:
+    #   minute         0    1           5         9
+    #   window         |    |
+    #   partition 0     ·               ·              comes last, and closes it
+    #   partition 1                               ·    alone closes nothing
     flow = millstream_flows(lambda app: hits(app, partitions=2))
     flow.feed("clicks", [click(0.1)], partition=0)
     flow.feed("clicks", [click(9)], partition=1)
@@ -164,6 +168,10 @@ def test_dead_letters_are_shown(millstream_flows: Stream) -> None:
 
 
 def test_a_join_shows_what_waits_for_a_partner(millstream_flows: Stream) -> None:
+    #   minute   0       5    10        60         90
+    #   orders   1 2    (3: late)                  9
+    #            [----------------------]
+    #   bills                 1                    9      both sides at 90: none can come for 2
     def build(app: ms.App) -> ms.Flow:
         orders = app.topic("orders", schema={"id": int, "at": ms.Timestamp})
         bills = app.topic("bills", schema={"id": int, "sum": int, "at": ms.Timestamp})

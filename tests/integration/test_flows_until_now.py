@@ -48,6 +48,10 @@ def rows(app: App, topic: str) -> list[dict[str, object]]:
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_windows_stay_open_until_an_event_closes_them(app: App, shared: bool) -> None:
+    #   minute    0    2    5  │ 7     10
+    #   window    |         |
+    #   run 1     a    a       │              gives nothing
+    #   run 2                  │ a            gives the two
     events = app.topic("events", schema=SCHEMA, key="k", partitions=2)
     windowed = app.read(events).window(tumbling("5m"), on="at").group_by("k").agg(n=count())
     flow = windowed.write("out")

@@ -113,6 +113,10 @@ def test_a_session_lasts_as_long_as_no_gap_is_too_long(world: LocalWorld) -> Non
 
 
 def test_a_gap_just_as_long_ends_a_session(world: LocalWorld) -> None:
+    #   minute   0    5    9    14
+    #   events   0    5    9
+    #            |——+5|                [0, 5): the event at 5 is just too late for it
+    #                 |————|——+5|      [5, 14)
     append(world, 0, 5, 9)
     counts(world, session("5m")).stream(until="end")
     assert minutes_of(world.events("out")) == [(0, 5, 1), (5, 14, 2)]
@@ -128,6 +132,11 @@ def test_an_event_in_between_makes_one_session_of_two(world: LocalWorld) -> None
 
 
 def test_sessions_of_one_key_know_nothing_of_another(world: LocalWorld) -> None:
+    #   minute   0    3    6    8    11
+    #   of a     0         6
+    #            |——+5|    |——+5————|     two: what b has between them is none of theirs
+    #   of b          3
+    #                 |——+5——|
     append(world, 0, 6)
     append(world, 3, key="b")
     counts(world, session("5m"), late="5m").stream(until="end")
@@ -148,6 +157,10 @@ def test_a_sliding_window_looks_back_from_each_time(world: LocalWorld) -> None:
 
 
 def test_a_sliding_window_remembers_what_it_has_given(world: LocalWorld) -> None:
+    #   minute   -10      -6  -4        0    4    6
+    #   run 1                           0    4            (-10, 0] and (-6, 4]
+    #   run 2                                     6       (-4, 6], in which the first two are seen again
+    #
     # The events of the first run are still seen from those of the second, and give nothing again.
     flow = counts(world, sliding("10m"))
     append(world, 0, 4)
@@ -184,6 +197,9 @@ def in_utc(text: str) -> datetime:
 def test_windows_of_the_calendar(
     world: LocalWorld, unit: str, zone: str, event: str, start: str, end: str
 ) -> None:
+    #   clocks in Berlin   0:00  1:00 │ 3:00  4:00 … 23:00  24:00      29 March 2026
+    #   UTC               23:00  0:00   1:00  2:00 … 21:00  22:00
+    #   day                 |———————— 23 hours ——————————————|
     world.append("events", [{"k": "a", "n": 1, "at": in_utc(event)}])
     counts(world, calendar(unit, tz=zone)).stream(until="end")
     [row] = world.events("out")
@@ -207,6 +223,9 @@ def test_a_window_of_windows_waits_for_a_session_that_is_open(world: LocalWorld)
 
 
 def test_after_an_end_windows_of_windows_are_closed_too(world: LocalWorld) -> None:
+    #   minute     0    10   20   30 …… 60
+    #   run 1         5                       its end closes [0, 10), and with it the hour
+    #   run 2                  25             [20, 30) is counted, and comes too late for that hour
     windowed = world.read("events").window(tumbling("10m"), on="at")
     tens = windowed.agg(n=agg.count()).select("n", at=col("window_end"))
     flow = tens.window(tumbling("1h"), on="at").agg(n=agg.sum("n")).write("out")

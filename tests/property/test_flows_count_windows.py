@@ -19,6 +19,10 @@ from millstream.flows.windows import count_window, tumbling
 from millstream.testing.flows_suite import LocalWorld, in_order
 from tests.flows_kit import CRASHES, EVENTS, LATE_S, SCHEMA, Row, crash_each, rows_of
 
+# event time    e   e e     e e   e e  ▶     size 3
+# windows      |e   e e|   |e e   e|e       the last one is given at the end
+# arrival       1   4 2     3 6   5 7        up to ten minutes out of order
+
 
 def counted(flow: Flow, size: int, on: str | None, keys: tuple[str, ...]) -> Flow:
     late = f"{LATE_S}s" if on else "0s"

@@ -23,6 +23,10 @@ from millstream.primitives.schema import to_arrow_schema
 from millstream.testing.flows_suite import LocalWorld, in_order
 from tests.flows_kit import CRASHES, EVENTS, LATE_S, SCHEMA, Row, StopAfter, crash_each, rows_of
 
+# event time     0         5         10
+# windows        |         |         |
+# micro-batches  e e   ╎ e    e ╎  e     e ╎ end         cut anywhere
+# rows               r          r R        r    R        r: of what had come by then; R: closed, as in a batch
 KINDS = {
     "tumbling": tumbling("5m"),
     "hopping": hopping("10m", every="4m"),

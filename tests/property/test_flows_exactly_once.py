@@ -16,6 +16,11 @@ from tests.flows_kit import CRASHES, crash_each
 from tests.property.windowed_events import EVENTS, SCHEMA, flow_of, rows_of
 
 
+# event time    0         5         10        15
+# windows       |         |         |         |
+# came          1    3      2  5        4  6             up to ten minutes out of order
+# micro-batches 1 2 ╎ 3 4 5 ╎ 6                          cut anywhere
+# crashes            ╳    ╳                              before or behind any commit
 @settings(max_examples=40)
 @given(
     events=EVENTS,

@@ -33,6 +33,12 @@ from millstream.flows.windows import (
 from millstream.testing.flows_suite import EPOCH, LocalWorld, in_order
 from tests.flows_kit import CRASHES, EVENTS, LATE_S, SCHEMA, Row, crash_each, rows_of
 
+# minute       0    3    6    9    12   15         events on full minutes, so on the edges of windows
+# events of k  e    e e       e    e
+# tumbling     |    5   |         |         |
+# hopping      |    10            |                one more every four minutes
+# session      |———————+3|    |—————————+3|
+# sliding      ———— 6 ——]  ends at each event
 KINDS = {
     "tumbling": tumbling("5m"),
     "hopping": hopping("10m", every="4m"),
