@@ -421,8 +421,8 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
             raise PlanError(
                 f"stream(until={until!r}) says nothing", expected="None, 'end' or 'now'"
             )
-        if batch_events < 1:
-            raise PlanError(f"a batch of {batch_events} events", expected="at least one")
+        if type(batch_events) is not int or batch_events < 1:
+            raise PlanError(f"a batch of {batch_events!r} events", expected="at least one")
         idle_us = None if idle is None else duration_us(idle)
         if idle_us is not None and (until or idle_us <= 0):
             raise PlanError(

@@ -138,7 +138,7 @@ def hopping(size: Duration, *, every: Duration) -> Hopping:
     return Hopping(size_us, every_us)
 
 
-def calendar(unit: str, *, tz: str = "UTC") -> Calendar:
+def calendar(unit: str, *, tz: str | zoneinfo.ZoneInfo = "UTC") -> Calendar:
     """Return windows of the calendar: ``"hour"``, ``"day"``, ``"week"``, ``"month"``, ``"quarter"`` or ``"year"``.
 
     ``tz`` is the name of a time zone; where the clocks change there, a day has 23 or 25 hours. A week begins on Monday.
@@ -150,15 +150,16 @@ def calendar(unit: str, *, tz: str = "UTC") -> Calendar:
             expected=f"one of {', '.join(map(repr, CALENDAR_UNITS))}",
             next_step='for other sizes write ms.tumbling("15m")',
         )
+    zone = tz.key if isinstance(tz, zoneinfo.ZoneInfo) else tz
     try:
-        zoneinfo.ZoneInfo(tz)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError) as error:
+        zoneinfo.ZoneInfo(zone)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError, TypeError, OSError) as error:
         raise PlanError(
             f"there is no time zone {tz!r}",
             expected="a name such as 'Europe/Berlin'",
             next_step="look it up in zoneinfo.available_timezones()",
         ) from error
-    return Calendar(unit, tz)
+    return Calendar(unit, zone)
 
 
 def session(gap: Duration) -> Session:
@@ -185,7 +186,7 @@ def count_window(size: int) -> CountWindow:
     last row. Without ``on=`` rows are counted as they arrive, and there is neither. Raises PlanError unless the size is
     positive.
     """
-    if size < 1 or size % 1:
+    if type(size) is not int or size < 1:
         raise PlanError(
             f"a window of {size!r} rows",
             expected="a whole number, at least 1",

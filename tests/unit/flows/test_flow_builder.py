@@ -85,6 +85,7 @@ REFUSED: dict[str, tuple[Callable[[Flow], object], str, str]] = {
     "a key that is missing": (lambda f: f.write("out", key="k"), "not a column of the output", "step 1, write"),
     "a file with a key": (lambda f: f.write("out.parquet", key="n"), "no key", "step 1, write"),
     "an end that is none": (lambda f: f.write("out").stream(until="tomorrow"), "says nothing", ""),
+    "a batch of a text": (lambda f: f.write("out").stream(batch_events="5"), "'5' events", ""),
     "an empty batch": (lambda f: f.write("out").stream(batch_events=0), "0 events", ""),
     "an empty name": (lambda f: f.named(""), "empty", ""),
 }  # fmt: skip

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+from zoneinfo import ZoneInfo
+
 import pytest
 
-from millstream.flows.windows import Tumbling, exact_duration, tumbling
+from millstream.flows.windows import Tumbling, calendar, count_window, exact_duration, tumbling
 from millstream.primitives.errors import ConfigurationError, PlanError
 
 
@@ -29,6 +32,22 @@ def test_a_window_without_a_size_is_refused(size: str):
 def test_a_size_that_is_no_duration_is_refused():
     with pytest.raises(ConfigurationError):
         tumbling("often")
+
+
+@pytest.mark.parametrize("size", ["3", None, 2.5, 0, True])
+def test_a_count_is_a_whole_number(size: Any):
+    with pytest.raises(PlanError, match="whole number"):
+        count_window(size)
+
+
+def test_a_zone_may_be_given_as_such():
+    assert calendar("day", tz=ZoneInfo("Europe/Berlin")) == calendar("day", tz="Europe/Berlin")
+
+
+@pytest.mark.parametrize("zone", [None, 5, "", "Europe/Atlantis"])
+def test_a_zone_that_there_is_not_is_refused(zone: Any):
+    with pytest.raises(PlanError, match="no time zone"):
+        calendar("day", tz=zone)
 
 
 @pytest.mark.parametrize(
