@@ -8,8 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from types import ModuleType
 
+import pyarrow as pa
 import pytest
 
+import millstream as ms
 from millstream.engines.local import flow_dense, flow_state
 from millstream.engines.local.delays import read_delays
 from millstream.flows import aggregate as agg
@@ -23,6 +25,7 @@ from millstream.store import Transaction
 from millstream.testing.flows_suite import LocalWorld, at, in_order
 from millstream.testing.log_suite import options
 from tests.flows_kit import StopAfter
+from tests.refusals import refused
 
 SCHEMA = {"n": int, "at": Timestamp}
 
@@ -261,6 +264,23 @@ def test_one_event_far_ahead_does_no_harm(world: LocalWorld) -> None:
     world.append("events", [{"n": 3, "at": datetime(9_000, 1, 1, tzinfo=UTC)}])
     hourly(world, size="1s").stream(until="end")
     assert sums(world) == [1, 2, 3]
+
+
+@pytest.mark.parametrize("far_us", [2**63 - 1, -(2**63)])
+def test_a_time_that_no_window_can_hold_is_refused(world: LocalWorld, far_us: int) -> None:
+    # minute   1    2    …   292,000 years before or after: the end of its window does not fit in 64 bits
+    append(world, 1, 2)
+    far = pa.table({"n": [3], "at": pa.array([far_us]).cast(pa.timestamp("us", "UTC"))})
+    world.log.append(world.log.topic("events"), far)
+    with refused(StepError, f"{far_us} microseconds", "event time"):
+        hourly(world).stream(until="end")
+    assert sums(world) == []
+    first, last = datetime(1, 1, 1, tzinfo=UTC), datetime(9999, 1, 1, tzinfo=UTC)
+    known = (col("at") > first) & (col("at") < last)
+    timed = world.read("events").with_columns(at=ms.when(known).then(col("at")).otherwise(None))
+    windowed = timed.window(tumbling("1h"), on="at").agg(n=agg.sum("n"))
+    assert windowed.named("again").write("out").stream(until="end").untimed == 1
+    assert sums(world) == [3]
 
 
 def test_more_windows_than_arrays_hold_go_on_with_polars(world: LocalWorld) -> None:

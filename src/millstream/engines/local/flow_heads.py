@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +22,11 @@ from millstream.flows.event_time import event_time_anchor
 from millstream.flows.figures import StepPlace
 from millstream.flows.source import Source
 from millstream.flows.watermark import TIME_MIN, EventTime
+from millstream.primitives.errors import StepError
 from millstream.primitives.histogram import Histogram
+
+TIME_FAR_US: Final = 2**62
+"""Event times may be no further from 1970: the bounds of their windows have to fit in 64 bits too."""
 
 Times = tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]
 """The event time of each row, and for which rows it is known."""
@@ -123,11 +128,27 @@ def _marked(
     """
     frame = heads[0].at_anchor(batch.frame)
     times, known = _latest([head.times(frame) for head in heads])
+    _refuse_far(times, known)
     if heads[0].is_at_source:
         source_wait.record_many(batch.appended_us[known] - times[known])
     seen_us = time.partition(batch.partition).seen_us
     marks, last = watermarks_before(times, known, seen_us=seen_us, late_us=time.late_us)
     return frame.hstack([pl.Series(MARK, marks)]), time.observed({batch.partition: last})
+
+
+def _refuse_far(times: npt.NDArray[np.int64], known: npt.NDArray[np.bool_]) -> None:
+    """Raise StepError for a time whose window may not fit in 64 bits, before it moves anything."""
+    if not times.size or (times.max() <= TIME_FAR_US and times.min() >= -TIME_FAR_US):
+        return
+    far = times[known & ((times > TIME_FAR_US) | (times < -TIME_FAR_US))]
+    if far.size:
+        raise StepError(
+            f"the event time of an event is {far[0]} microseconds from 1970",
+            where="event time",
+            expected=f"at most {TIME_FAR_US}, which is 146,000 years; windows beyond that cannot be told",
+            next_step="give such events no time, and they are counted as untimed: "
+            'with_columns(at=ms.when(ms.col("at") < …).then(ms.col("at")).otherwise(None))',
+        )
 
 
 def _latest(found: Sequence[Times]) -> Times:
