@@ -227,6 +227,21 @@ def test_integers_of_more_than_64_bits_are_refused(
     assert both(world, as_text) == [{"n": str(2**70)}]
 
 
+def test_an_arrow_stream_is_no_arrow_file(world: LocalWorld, tmp_path: Path):
+    table = pa.table({"n": [1]})
+    with pa.ipc.new_stream(str(tmp_path / "a.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with refused(PlanError, "a.arrow", "it has no footer", "stream"):
+        world.flows.read(tmp_path)
+    refused_by_both(world.flows.read(f"{tmp_path}/*.arrow", schema={"n": int}), "it has no footer")
+
+
+def test_another_encoding_is_refused(world: LocalWorld, tmp_path: Path):
+    (tmp_path / "a.csv").write_bytes("name,n\nÄ,1\n".encode("utf-16"))
+    with refused(PlanError, "a.csv", "UTF-8", "UTF-16"):
+        world.flows.read(tmp_path)
+
+
 def test_compressed_texts_are_read_by_their_name(world: LocalWorld, tmp_path: Path):
     (tmp_path / "a.csv.gz").write_bytes(gzip.compress(b"n\n1\n2\n3\n"))
     texts(tmp_path, b_csv="n\n4\n")

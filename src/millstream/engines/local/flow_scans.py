@@ -65,6 +65,13 @@ def inferred_schema(file_format: str, paths: Sequence[str]) -> pa.Schema:
         )
     found = _SCANS[file_format](filled).collect_schema()
     for name, kind in found.items():
+        if "\0" in name:
+            raise PlanError(
+                f"the name of a column is {name!r}",
+                where=shown(filled[0]),
+                expected="text in UTF-8",
+                next_step="write the file in UTF-8; this one looks like UTF-16",
+            )
         if kind in _WIDE:
             raise PlanError(
                 f"column {name!r} holds integers that do not fit in 64 bits",
@@ -100,10 +107,19 @@ def rows_in(file_format: str, path: Path) -> int:
     return int(_SCANS[file_format]([str(path)]).select(pl.len()).collect().item())
 
 
+def reason(why: str) -> str:
+    """Return what Polars says of a file in one line."""
+    line = (why.strip() or "no reason was given").splitlines()[0]
+    no_footer = (
+        "it has no footer: it is not whole, or an Arrow stream and not a file (pa.ipc.new_file)"
+    )
+    return no_footer if "InvalidFooter" in line else line
+
+
 def unreadable(path: str, why: str) -> StepError:
     """Return the error of a file that cannot be read as it is."""
     return StepError(
-        f"the file cannot be read: {(why.strip() or 'no reason was given').splitlines()[0]}",
+        f"the file cannot be read: {reason(why)}",
         where=shown(path),
         expected="a whole file of the flow's columns, which stays as it is once it is there",
         next_step="mend the file or move it away, or say the types of all columns with read(…, schema=…); "

@@ -21,6 +21,7 @@ from millstream.engines.local.flow_rows import rows_frame
 from millstream.engines.local.flow_scans import (
     first_unreadable,
     inferred_schema,
+    reason,
     scanned,
     unreadable_as,
 )
@@ -139,7 +140,7 @@ def file_source(
     except (pl.exceptions.PolarsError, OSError) as error:
         which = repr(shown(paths[0])) if len(paths) == 1 else f"one of {len(paths)} files"
         raise PlanError(
-            f"{which} cannot be read as {chosen}: {error}",
+            f"{which} cannot be read as {chosen}: {reason(str(error))}",
             where=f"read({shown(text)!r})",
             expected=f"{chosen} files of one schema",
             next_step="check the files, pass file_format=, or say the columns that you need: schema=",
