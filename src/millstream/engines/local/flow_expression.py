@@ -166,8 +166,9 @@ class _Compiler:
         left_kind, right_kind = self.kind(expression.left), self.kind(expression.right)
         left, right = self.compile(expression.left), self.compile(expression.right)
         operator = expression.operator
-        if operator in _PLAIN:
-            return _PLAIN[operator](left, right)
+        if operator in PLAIN:
+            plain: pl.Expr = PLAIN[operator](left, right)
+            return plain
         result = self.kind(expression)
         if NULL in (left_kind, right_kind):
             return pl.lit(None, dtype=dtype(result))
@@ -179,7 +180,8 @@ class _Compiler:
             return divided(operator, left.cast(pl.Float64), right.cast(pl.Float64))
         if result == FLOAT:
             left, right = left.cast(pl.Float64), right.cast(pl.Float64)
-        return _FLOATING[operator](left, right)
+        sums: pl.Expr = FLOATING[operator](left, right)
+        return sums
 
     def call(self, expression: Call) -> pl.Expr:
         operand = self.compile(expression.operand)
@@ -190,7 +192,8 @@ class _Compiler:
                     return negative
                 return pl.when(operand < 0).then(negative).otherwise(operand)
             return -operand if expression.function == "neg" else operand.abs()
-        return _CALLS[expression.function](operand, *expression.arguments)
+        called: pl.Expr = CALLS[expression.function](operand, *expression.arguments)
+        return called
 
     def cast(self, expression: Cast) -> pl.Expr:
         source, target = self.kind(expression.operand), expression.kind
@@ -238,14 +241,15 @@ def _checked(operator: str, left: pl.Expr, right: pl.Expr, text: str) -> pl.Expr
     """Return integer arithmetic that raises StepError instead of wrapping around."""
 
     def compute(sides: Sequence[pl.Series]) -> pl.Series:
-        return _exact(operator, sides[0], sides[1], text)
+        return exact(operator, sides[0], sides[1], text)
 
     return pl.map_batches([left, right], compute, return_dtype=pl.Int64, is_elementwise=True)
 
 
-def _exact(operator: str, left: pl.Series, right: pl.Series, text: str) -> pl.Series:
+def exact(operator: str, left: pl.Series, right: pl.Series, text: str) -> pl.Series:
+    """Return integer arithmetic on columns. Raises StepError instead of wrapping around."""
     # The extremes decide for nearly all data, in two cheap passes, that nothing can overflow.
-    function = _SERIES[operator]
+    function = SERIES[operator]
     lows = [_bounds(left), _bounds(right)]
     if lows[0] is None or lows[1] is None or _stays_inside(operator, lows[0], lows[1]):
         return function(left, right)
@@ -276,7 +280,7 @@ def _stays_inside(operator: str, left: tuple[int, int], right: tuple[int, int]) 
 
 def divided(operator: str, left: pl.Expr, right: pl.Expr) -> pl.Expr:
     """Return floats divided as Python divides them (``div``, ``floordiv``, ``mod``); by zero or a null it is null."""
-    function = _QUOTIENTS[operator]
+    function = QUOTIENTS[operator]
 
     def compute(sides: Sequence[pl.Series]) -> pl.Series:
         with np.errstate(all="ignore"):
@@ -286,7 +290,7 @@ def divided(operator: str, left: pl.Expr, right: pl.Expr) -> pl.Expr:
     return pl.when((right != 0) & left.is_not_null()).then(both)
 
 
-_QUOTIENTS: dict[str, Callable[..., Any]] = {
+QUOTIENTS: dict[str, Callable[..., Any]] = {
     "div": np.true_divide,
     "floordiv": np.floor_divide,
     "mod": np.mod,
@@ -296,18 +300,19 @@ _NUMBERS: dict[str, Callable[[int, int], int]] = {
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
 }
-_SERIES: dict[str, Callable[[pl.Series, pl.Series], pl.Series]] = {
+SERIES: dict[str, Callable[[pl.Series, pl.Series], pl.Series]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
     "floordiv": lambda a, b: a // b,
 }
-_FLOATING: dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
+# What follows gives an expression of expressions, and a column of columns: ``flow_few`` computes with the same.
+FLOATING: dict[str, Callable[[Any, Any], Any]] = {
     "add": lambda a, b: a + b,
     "sub": lambda a, b: a - b,
     "mul": lambda a, b: a * b,
 }
-_PLAIN: dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
+PLAIN: dict[str, Callable[[Any, Any], Any]] = {
     "eq": lambda a, b: a == b,
     "ne": lambda a, b: a != b,
     "lt": lambda a, b: a < b,
@@ -317,7 +322,7 @@ _PLAIN: dict[str, Callable[[pl.Expr, pl.Expr], pl.Expr]] = {
     "and": lambda a, b: a.cast(pl.Boolean) & b.cast(pl.Boolean),
     "or": lambda a, b: a.cast(pl.Boolean) | b.cast(pl.Boolean),
 }
-_CALLS: dict[str, Callable[..., pl.Expr]] = {
+CALLS: dict[str, Callable[..., Any]] = {
     "not": lambda x: ~x,
     "is_null": lambda x: x.is_null(),
     "is_not_null": lambda x: x.is_not_null(),

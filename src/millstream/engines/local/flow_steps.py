@@ -16,6 +16,7 @@ from millstream.engines.local.flow_expression import (
     computing,
     polars_schema,
 )
+from millstream.engines.local.flow_few import FewSteps
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_tally import Counter, FunctionTime, Fused, Tally
 from millstream.flows.figures import StepPlace, calls_function, keeps_rows
@@ -120,6 +121,7 @@ class StepRunner:
         """Counts the rows behind the last built-in step that changes how many there are, if none behind it does."""
         self._parts: list[tuple[Applied, Counter | None]] = []
         """What applies each step, and what counts behind it."""
+        self._few = FewSteps(carried)
         for place, step in zip(places, steps, strict=True):
             where = f"step {place.number}, {step.name}"
             counter, is_function = tally.at(place), calls_function(step)
@@ -127,6 +129,7 @@ class StepRunner:
             counts = not (is_function or keeps_rows(step))
             applied = self._compiled(step, schema, where, counter)
             self._parts.append((applied, counter if counts else None))
+            self._few.add(step, schema)
             if not keeps_rows(step):
                 self._last = counter if counts else None
             schema = step.output(schema, where=where)
@@ -139,10 +142,21 @@ class StepRunner:
         if not self._parts:
             return rows
         with self.fused.computing():
-            output = self._apply(rows.lazy(), counts_last=False).collect()
+            few = self._few.applied(rows)
+            if few is None:
+                output = self._apply(rows.lazy(), counts_last=False).collect()
+            else:
+                output, heights = few
+                self._count(heights)
         if self._last is not None:
             self._last.add(output.height)
         return output
+
+    def _count(self, heights: Sequence[int]) -> None:
+        """Count the rows behind each step, but for the last one that changes how many there are."""
+        for (_, counter), rows in zip(self._parts, heights, strict=True):
+            if counter is not None and counter is not self._last:
+                counter.add(rows)
 
     def computed(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """Return rows after the steps, computed together with what gives them, which has the time of both."""

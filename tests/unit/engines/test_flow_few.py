@@ -1,0 +1,114 @@
+"""Steps over few rows: what is computed without a plan, and what is left to Polars."""
+
+from __future__ import annotations
+
+import polars as pl
+import pyarrow as pa
+import pytest
+
+import millstream as ms
+from millstream.engines.local.flow_events import Failures
+from millstream.engines.local.flow_few import FEW_ROWS_MAX, FewSteps
+from millstream.engines.local.flow_steps import StepRunner
+from millstream.flows.steps import Filter, Limit, Select, Step, WithColumns
+from millstream.primitives.errors import StepError
+
+SCHEMA = pa.schema([("i", pa.int64()), ("f", pa.float64()), ("t", pa.string())])
+ROWS = pl.DataFrame(
+    {"i": [1, None, 3], "f": [0.5, float("nan"), None], "t": ["Ab", None, "c"]},
+    schema_overrides={"i": pl.Int64},
+)
+INTEGER_MAX = 2**63 - 1
+
+
+def few_of(*steps: Step, carried: tuple[str, ...] = ()) -> FewSteps:
+    few, schema = FewSteps(carried), SCHEMA
+    for step in steps:
+        few.add(step, schema)
+        schema = step.output(schema, where="here")
+    return few
+
+
+def column_of(expression: ms.Expression) -> list[object]:
+    result = few_of(Select((("x", expression),))).applied(ROWS)
+    assert result is not None, f"{expression.text()} is left to Polars"
+    return result["x"].to_list()
+
+
+@pytest.mark.parametrize(
+    ("expression", "expected"),
+    [
+        (ms.col("i") + 1, [2, None, 4]),
+        (ms.col("i") // 2, [0, None, 1]),
+        (ms.col("i") % 2, [1, None, 1]),
+        (-ms.col("i"), [-1, None, -3]),
+        (abs(ms.col("i") - 2), [1, None, 1]),
+        (ms.col("i") / 0, [None, None, None]),
+        (ms.col("f") * 2, [1.0, pytest.approx(float("nan"), nan_ok=True), None]),
+        (ms.col("f").is_null(), [False, False, True]),
+        ((ms.col("i") > 1) | (ms.col("f") < 1), [True, None, True]),
+        (ms.col("i").fill_null(9), [1, 9, 3]),
+        (ms.col("i").cast(str), ["1", None, "3"]),
+        (ms.col("t").str.lower(), ["ab", None, "c"]),
+        (ms.when(ms.col("i") > 1).then(ms.col("i")).otherwise(0), [0, 0, 3]),
+    ],
+    ids=lambda value: value.text() if isinstance(value, ms.Expression) else "",
+)
+def test_an_expression_is_computed_without_a_plan(
+    expression: ms.Expression, expected: list[object]
+):
+    assert column_of(expression) == expected
+
+
+def test_a_literal_has_a_value_for_each_row():
+    result = few_of(WithColumns((("x", ms.lit("a")),)), Select((("x", ms.col("x")),)))
+    assert result.applied(ROWS) is not None
+    assert result.applied(ROWS).to_dict(as_series=False) == {"x": ["a", "a", "a"]}
+
+
+def test_columns_of_one_step_see_what_was_before_it():
+    swapped = few_of(WithColumns((("i", ms.col("f")), ("f", ms.col("i"))))).applied(ROWS)
+    assert swapped is not None
+    assert swapped.columns == ["i", "f", "t"]
+    assert swapped["f"].to_list() == [1, None, 3]
+
+
+def test_carried_columns_go_on():
+    marked = ROWS.with_columns(mark=pl.Series([7, 8, 9]))
+    few = few_of(Filter(ms.col("i") > 1), Select((("x", ms.col("i")),)), carried=("mark",))
+    result = few.applied(marked)
+    assert result is not None
+    assert result.to_dict(as_series=False) == {"x": [3], "mark": [9]}
+
+
+def test_a_filter_may_leave_nothing():
+    result = few_of(Filter(ms.col("i") > 9), Select((("x", ms.lit(1)),))).applied(ROWS)
+    assert result is not None
+    assert (result.height, result.schema) == (0, pl.Schema({"x": pl.Int64()}))
+
+
+def test_a_step_of_another_kind_leaves_all_to_polars():
+    assert few_of(Filter(ms.col("i") > 1), Limit(1), Filter(ms.col("i") > 1)).applied(ROWS) is None
+
+
+@pytest.mark.parametrize(("rows", "is_few"), [(FEW_ROWS_MAX, True), (FEW_ROWS_MAX + 1, False)])
+def test_many_rows_are_left_to_polars(rows: int, is_few: bool):
+    frame = pl.DataFrame({"i": range(rows)})
+    assert (few_of(Filter(ms.col("i") >= 0)).applied(frame) is not None) is is_few
+
+
+def test_what_does_not_fit_says_so_as_with_many_rows():
+    steps = [WithColumns((("x", ms.col("i") + 1),))]
+    frame = pl.DataFrame({"i": [1, INTEGER_MAX]})
+    assert few_of(*steps).applied(frame) is None
+    runner = StepRunner(steps, SCHEMA, numbers=[1], failures=Failures(lambda: 0))
+    with pytest.raises(StepError, match="64 bits"):
+        runner.applied(frame)
+
+
+def test_what_a_branch_hides_cannot_fail():
+    hidden = ms.when(ms.col("i") < INTEGER_MAX).then(ms.col("i") + 1).otherwise(0)
+    steps = [Select((("x", hidden),))]
+    runner = StepRunner(steps, SCHEMA, numbers=[1], failures=Failures(lambda: 0))
+    frame = pl.DataFrame({"i": [1, INTEGER_MAX]})
+    assert runner.applied(frame)["x"].to_list() == [2, 0]
