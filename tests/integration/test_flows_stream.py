@@ -12,7 +12,7 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engines.local import flow_dense, flow_state
+from millstream.engines.local import delays, flow_dense, flow_state
 from millstream.engines.local.delays import read_delays
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
@@ -363,6 +363,37 @@ def test_the_report_and_the_catalog_hold_the_four_delays(world: LocalWorld) -> N
         assert stored[phase].count == 10
     assert report.rows_per_s > 0
     assert "10 rows in, 1 out" in str(report)
+
+
+def test_a_stream_that_waits_has_stored_all_delays(world: LocalWorld) -> None:
+    append(world, *range(6))
+    told: list[dict[str, int]] = []
+
+    class StopWhenStored:
+        def is_set(self) -> bool:
+            phases = read_delays(world.store).get(("stream", "out"), {})
+            told.append({phase: histogram.count for phase, histogram in phases.items()})
+            return told[-1].get("publish") == 6
+
+    flow = world.read("events").select("n").write("out")
+    flow.stream(stop=StopWhenStored(), batch_events=2)
+    assert told[-1] == {"source_wait": 0, "start_wait": 6, "process": 6, "publish": 6}
+
+
+def test_delays_that_no_commit_stored_are_stored_at_a_stop(
+    world: LocalWorld, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(delays, "STORED_EVERY_S", 3_600.0)
+    append(world, *range(10))
+    stop = StopAfter(5)
+    flow = world.read("events").select("n").write("out")
+    flow.stream(stop=stop, progress=stop.progress, batch_events=2)
+    stored = read_delays(world.store)["stream", "out"]
+    assert {phase: stored[phase].count for phase in ("start_wait", "process", "publish")} == {
+        "start_wait": 10,
+        "process": 10,
+        "publish": 10,
+    }
 
 
 def test_batch_and_stream_agree_on_out_of_order_windows(world: LocalWorld) -> None:

@@ -117,7 +117,8 @@ def both(steps: list[Step], frame: pl.DataFrame) -> tuple[pl.DataFrame | None, S
     runner = StepRunner(
         steps, SCHEMA, numbers=range(len(steps)), failures=Failures(int), carried=(MARK,)
     )
-    return few.applied(frame), runner
+    found = few.applied(frame)
+    return None if found is None else found[0], runner
 
 
 @settings(max_examples=600)

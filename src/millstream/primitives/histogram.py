@@ -27,6 +27,8 @@ _HEAD = struct.Struct("<BQQQQqH")
 _CELL = struct.Struct("<HQ")
 _VERSION = 1
 _EXACT = 2**53
+_FEW = 16
+"""So few values are counted sooner one by one."""
 
 
 class Histogram:
@@ -58,7 +60,9 @@ class Histogram:
         skewed = int((microseconds < 0).sum())
         self.skewed += skewed
         values = microseconds[microseconds >= 0] if skewed else microseconds
-        if not values.size:
+        if values.size <= _FEW:
+            for value in values.tolist():
+                self.record(value)
             return
         counts = np.bincount(_cells_of(values))
         cells = np.flatnonzero(counts)
@@ -67,6 +71,11 @@ class Histogram:
         self.count += int(values.size)
         self.total_us += int(values.sum(dtype=object)) if values.size < 64 else _exact_sum(values)
         self.max_us = max(self.max_us, int(np.max(values)))
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was added."""
+        return not (self.count or self.skewed)
 
     def merge(self, other: Histogram) -> None:
         """Add all of ``other``."""

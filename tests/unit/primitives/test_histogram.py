@@ -132,3 +132,13 @@ def test_bytes_that_do_not_fit_are_refused():
     for damaged in (b"", whole[:-1], whole + b"\0", whole[:20], b"\x02" + whole[1:]):
         with refused(StoreCorrupt, somewhere=False):
             Histogram.from_bytes(damaged)
+
+
+@pytest.mark.parametrize("size", [0, 1, 16, 17, 40])
+def test_many_values_are_counted_as_each_by_itself(size: int):
+    random = Random(size)
+    values = [random.choice([-3, 0, 7, 16, 999, 1 << 40]) for _ in range(size)]
+    many = Histogram()
+    many.record_many(np.array(values, dtype=np.int64))
+    assert facts(many) == facts(of(*values))
+    assert many.is_empty is (size == 0)

@@ -9,7 +9,7 @@ import polars as pl
 
 from millstream.engines.local import flow_catalog
 from millstream.engines.local.append import Staged
-from millstream.engines.local.delays import record_delays
+from millstream.engines.local.delays import PendingDelays, record_delays
 from millstream.engines.local.flow_calls import calls_of, enqueue
 from millstream.engines.local.flow_catalog import Claim, Position, Step
 from millstream.engines.local.flow_delivery import Delivery, Writer
@@ -161,7 +161,7 @@ class StreamRun:
         self._quiet = None if idle_us is None else Quiet(idle_us, self._clock)
         self._totals = _Totals()
         self._delays = {phase: Histogram() for phase in PHASES}
-        self._published = Histogram()
+        self._pending = PendingDelays(self._clock)
         self._started_us = self._clock.now_us()
         self._started_s = self._clock.monotonic_s()
         self._load = LoadMeter(self._clock)
@@ -229,16 +229,24 @@ class StreamRun:
             else:
                 self.fire_clock()
             return Turn(is_ended=True)
-        waits = [self._pass_idle(ends), self._until_clock_s()]
+        self._store_delays(only_due=True)
+        waits = [self._pass_idle(ends), self._until_clock_s(), self._pending.wait_s]
         return Turn(wait_s=min((wait for wait in waits if wait is not None), default=None))
 
     def finish(self) -> None:
         """Store what only the next commit would have stored."""
         self._keep_models()
-        if self._published.count:
-            last = {"publish": self._published}
-            self._log.store.write(lambda tx: record_delays(tx, "stream", self._claim.name, last))
-            self._published = Histogram()
+        self._store_delays()
+
+    def _store_delays(self, *, only_due: bool = False) -> None:
+        """Store the delays that no commit has stored; of an idle stream, when they are due."""
+        if self._pending.wait_s is None or (only_due and not self._pending.is_due):
+            return
+        taken = self._pending.taken({})
+        self._log.store.write(
+            lambda tx: record_delays(tx, "stream", self._claim.name, taken),
+            durability=Durability.PROCESS if only_due else None,
+        )
 
     @property
     def _owes(self) -> bool:
@@ -274,8 +282,11 @@ class StreamRun:
         self._commit(computed, changed, rows, delays)
         if rows:
             waited_us = round((self._clock.monotonic_s() - ended_s) * 1e6)
-            self._published.record(waited_us, rows)
-            self._delays["publish"].record(waited_us, rows)
+            published = Histogram()
+            published.record(waited_us, rows)
+            self._delays["publish"].merge(published)
+            # The time a commit takes is known only after it, so a later one stores it.
+            self._pending.add({"publish": published})
 
     def _pass_idle(self, ends: dict[int, int]) -> float | None:
         """Close what only quiet partitions hold open; return after how many seconds there may be more, if ever."""
@@ -358,7 +369,7 @@ class StreamRun:
             packed=packed,
             figures=self._figures(computed, rows_in).to_bytes(),
         )
-        recorded = {**delays, "publish": self._published}
+        recorded = self._pending.taken(delays) if self._pending.is_due else None
         with step_errors(f"flow {self._claim.name!r}"):
             taught = self._trainers.taught()
 
@@ -369,7 +380,8 @@ class StreamRun:
             enqueue(tx, messages)
             for trainer, learned in taught:
                 trainer.store(tx, learned)
-            record_delays(tx, "stream", self._claim.name, recorded)
+            if recorded:
+                record_delays(tx, "stream", self._claim.name, recorded)
             reach("flow.applied")
             return delivery
 
@@ -383,8 +395,8 @@ class StreamRun:
                 file.publish()
             if self._table is not None and delivery is not None:
                 self._table.deliver(delivery)
-        # The time a commit takes is known only after it, so it is stored by the next one.
-        self._published = Histogram()
+        if recorded is None:
+            self._pending.add(delays)
         self._add(step, delays)
 
     def _figures(self, computed: Computed, rows_in: int) -> StoredFigures:

@@ -26,7 +26,7 @@ from millstream.engines.local.flow_scans import (
     unreadable_as,
 )
 from millstream.engines.local.flow_sql import sql_frame
-from millstream.engines.local.flow_steps import from_arrow, widen, widened_column
+from millstream.engines.local.flow_steps import from_arrow, is_wide, widen
 from millstream.engines.local.log import LocalLog
 from millstream.flows.branches import sources
 from millstream.flows.expression import Column, Expression
@@ -256,7 +256,7 @@ def _topic_frame(
 def event_frame(batch: EventBatch) -> pl.DataFrame:
     """Return events as a frame of the types that flows compute with."""
     frame = from_arrow(batch.table)
-    if all(widened_column(pl.col(name), kind) is None for name, kind in frame.schema.items()):
+    if all(map(is_wide, frame.dtypes)):
         return frame
     return widen(frame.lazy(), frame.schema).collect()
 

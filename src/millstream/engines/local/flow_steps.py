@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -91,6 +92,12 @@ def widened_column(column: pl.Expr, kind: pl.DataType) -> pl.Expr | None:
     if isinstance(kind, pl.Duration) and kind.time_unit != "us":
         return column.dt.cast_time_unit("us")
     return None
+
+
+@functools.lru_cache(maxsize=256)
+def is_wide(kind: pl.DataType) -> bool:
+    """Return whether flows compute with a column of the type as it is stored."""
+    return widened_column(pl.col(_KEEP), kind) is None
 
 
 class StepRunner:
