@@ -4,13 +4,20 @@ process were gone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import timedelta
 from pathlib import Path
 
+import pyarrow as pa
 from hypothesis import strategies as st
 
+from millstream.engines.local.flow_steps import StepRunner
+from millstream.engines.local.flow_tally import Tally
+from millstream.flows.figures import StepPlace
+from millstream.flows.plan import Plan
 from millstream.flows.report import Progress
+from millstream.flows.source import TableSource
+from millstream.flows.steps import Step
 from millstream.primitives.schema import Timestamp
 from millstream.primitives.telemetry import set_listener
 from millstream.testing.flows_suite import EPOCH, LocalWorld
@@ -89,3 +96,12 @@ class StopAfter:
 
     def progress(self, _: Progress) -> None:
         self.left -= 1
+
+
+def runner_of(
+    steps: Sequence[Step], schema: pa.Schema, *, carried: tuple[str, ...] = ()
+) -> StepRunner:
+    """Return what applies steps to rows of a table."""
+    tally = Tally(Plan(TableSource(schema.empty_table(), schema), tuple(steps)), lambda: 0)
+    places = [StepPlace((), number) for number in range(1, len(steps) + 1)]
+    return StepRunner(steps, schema, places=places, tally=tally, carried=carried)

@@ -17,6 +17,7 @@ from millstream.flows.windows import tumbling
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import Timestamp
 from millstream.testing.flows_suite import LocalWorld, at, in_order
+from tests.flows_kit import runner_of
 
 KEYS = pa.table({"k": ["a", "b", "b", None], "name": ["A", "B", "BB", "?"]})
 #   minute    0     10    20    30
@@ -127,11 +128,7 @@ def test_a_window_behind_the_join_keeps_the_time_of_the_source(world: LocalWorld
 def test_it_finds_what_plain_python_finds(
     events: list, prices: list, tolerance: int | None
 ) -> None:
-    from millstream.engines.local.flow_steps import StepRunner, from_arrow, to_arrow
-    from millstream.engines.local.flow_tally import Tally
-    from millstream.flows.figures import StepPlace
-    from millstream.flows.plan import Plan
-    from millstream.flows.source import TableSource
+    from millstream.engines.local.flow_steps import from_arrow, to_arrow
     from millstream.flows.steps import AsofJoin
 
     schema = pa.schema([("k", pa.string()), ("n", pa.int64())])
@@ -144,8 +141,7 @@ def test_it_finds_what_plain_python_finds(
         }
     )
     step = AsofJoin(right, "n", "m", ("k",), ("k",), tolerance)
-    tally = Tally(Plan(TableSource(left, schema), (step,)), lambda: 0)
-    runner = StepRunner([step], schema, places=[StepPlace((), 1)], tally=tally)
+    runner = runner_of([step], schema)
     found = to_arrow(runner.apply(from_arrow(left).lazy()).collect(), runner.schema).to_pylist()
 
     def price(k: str | None, n: int | None) -> int | None:

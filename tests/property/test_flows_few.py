@@ -10,7 +10,6 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_few import FewSteps
 from millstream.engines.local.flow_steps import StepRunner, from_arrow
 from millstream.flows.expression import (
@@ -26,6 +25,7 @@ from millstream.flows.kinds import BOOLEAN, DATE, FLOAT, INTEGER, TEXT
 from millstream.flows.steps import Filter, Select, Step, WithColumns
 from millstream.primitives.schema import TIMESTAMP
 from tests import expressions as numbers
+from tests.flows_kit import runner_of
 
 MARK = "__ms_mark"
 SCHEMA = pa.schema([*numbers.SCHEMA, ("t", TEXT), ("at", TIMESTAMP), ("d", DATE)])
@@ -114,9 +114,7 @@ def both(steps: list[Step], frame: pl.DataFrame) -> tuple[pl.DataFrame | None, S
     for step in steps:
         few.add(step, schema)
         schema = step.output(schema, where="here")
-    runner = StepRunner(
-        steps, SCHEMA, numbers=range(len(steps)), failures=Failures(int), carried=(MARK,)
-    )
+    runner = runner_of(steps, SCHEMA, carried=(MARK,))
     found = few.applied(frame)
     return None if found is None else found[0], runner
 

@@ -7,11 +7,10 @@ import pyarrow as pa
 import pytest
 
 import millstream as ms
-from millstream.engines.local.flow_events import Failures
 from millstream.engines.local.flow_few import FEW_ROWS_MAX, FewSteps
-from millstream.engines.local.flow_steps import StepRunner
 from millstream.flows.steps import Filter, Limit, Select, Step, WithColumns
 from millstream.primitives.errors import StepError
+from tests.flows_kit import runner_of
 
 SCHEMA = pa.schema([("i", pa.int64()), ("f", pa.float64()), ("t", pa.string())])
 ROWS = pl.DataFrame(
@@ -29,8 +28,13 @@ def few_of(*steps: Step, carried: tuple[str, ...] = ()) -> FewSteps:
     return few
 
 
+def applied(few: FewSteps, rows: pl.DataFrame = ROWS) -> pl.DataFrame | None:
+    found = few.applied(rows)
+    return None if found is None else found[0]
+
+
 def column_of(expression: ms.Expression) -> list[object]:
-    result = few_of(Select((("x", expression),))).applied(ROWS)
+    result = applied(few_of(Select((("x", expression),))))
     assert result is not None, f"{expression.text()} is left to Polars"
     return result["x"].to_list()
 
@@ -62,12 +66,12 @@ def test_an_expression_is_computed_without_a_plan(
 
 def test_a_literal_has_a_value_for_each_row():
     result = few_of(WithColumns((("x", ms.lit("a")),)), Select((("x", ms.col("x")),)))
-    assert result.applied(ROWS) is not None
-    assert result.applied(ROWS).to_dict(as_series=False) == {"x": ["a", "a", "a"]}
+    assert applied(result) is not None
+    assert applied(result).to_dict(as_series=False) == {"x": ["a", "a", "a"]}
 
 
 def test_columns_of_one_step_see_what_was_before_it():
-    swapped = few_of(WithColumns((("i", ms.col("f")), ("f", ms.col("i"))))).applied(ROWS)
+    swapped = applied(few_of(WithColumns((("i", ms.col("f")), ("f", ms.col("i"))))))
     assert swapped is not None
     assert swapped.columns == ["i", "f", "t"]
     assert swapped["f"].to_list() == [1, None, 3]
@@ -76,13 +80,13 @@ def test_columns_of_one_step_see_what_was_before_it():
 def test_carried_columns_go_on():
     marked = ROWS.with_columns(mark=pl.Series([7, 8, 9]))
     few = few_of(Filter(ms.col("i") > 1), Select((("x", ms.col("i")),)), carried=("mark",))
-    result = few.applied(marked)
+    result = applied(few, marked)
     assert result is not None
     assert result.to_dict(as_series=False) == {"x": [3], "mark": [9]}
 
 
 def test_a_filter_may_leave_nothing():
-    result = few_of(Filter(ms.col("i") > 9), Select((("x", ms.lit(1)),))).applied(ROWS)
+    result = applied(few_of(Filter(ms.col("i") > 9), Select((("x", ms.lit(1)),))))
     assert result is not None
     assert (result.height, result.schema) == (0, pl.Schema({"x": pl.Int64()}))
 
@@ -101,14 +105,26 @@ def test_what_does_not_fit_says_so_as_with_many_rows():
     steps = [WithColumns((("x", ms.col("i") + 1),))]
     frame = pl.DataFrame({"i": [1, INTEGER_MAX]})
     assert few_of(*steps).applied(frame) is None
-    runner = StepRunner(steps, SCHEMA, numbers=[1], failures=Failures(lambda: 0))
+    runner = runner_of(steps, SCHEMA)
     with pytest.raises(StepError, match="64 bits"):
         runner.applied(frame)
+
+
+def test_what_has_no_column_is_left_to_polars_which_computes_it_without_a_row():
+    impossible = ms.lit("Ab").cast(float)
+    assert few_of(Select((("x", impossible),))).applied(ROWS) is None
 
 
 def test_what_a_branch_hides_cannot_fail():
     hidden = ms.when(ms.col("i") < INTEGER_MAX).then(ms.col("i") + 1).otherwise(0)
     steps = [Select((("x", hidden),))]
-    runner = StepRunner(steps, SCHEMA, numbers=[1], failures=Failures(lambda: 0))
+    runner = runner_of(steps, SCHEMA)
     frame = pl.DataFrame({"i": [1, INTEGER_MAX]})
     assert runner.applied(frame)["x"].to_list() == [2, 0]
+
+
+def test_it_says_how_many_rows_each_step_gave():
+    steps = [Filter(ms.col("i") > 0), WithColumns((("x", ms.col("i")),)), Filter(ms.col("i") > 1)]
+    found = few_of(*steps).applied(ROWS)
+    assert found is not None
+    assert found[1] == [2, 2, 1]

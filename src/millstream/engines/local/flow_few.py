@@ -37,6 +37,7 @@ from millstream.flows.expression import (
     Expression,
     FillNull,
     Literal,
+    columns_of,
 )
 from millstream.flows.inference import infer
 from millstream.flows.kinds import BOOLEAN, DATE, INTEGER, NULL, is_number
@@ -137,6 +138,8 @@ def value_of(expression: Expression, schema: pa.Schema) -> Value | None:
     operands = [part for part in parts if part is not None]
     if len(operands) < len(parts) or kind == NULL:
         return None
+    if not isinstance(expression, Literal) and not columns_of(expression):
+        return None  # Polars computes it once, and a failure is one though there is no row
     match expression:
         case Column(name=name):
             return lambda rows: rows.columns[name]
