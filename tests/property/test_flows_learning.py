@@ -14,6 +14,7 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from millstream.flows.flow import Flow
 from millstream.flows.learning import Model
 from millstream.testing.flows_suite import LocalWorld
 from tests.flows_kit import CRASHES, StopAfter, crash_each
@@ -21,7 +22,7 @@ from tests.flows_kit import CRASHES, StopAfter, crash_each
 SCHEMA = {"x": float | None, "z": int, "y": float | None, "c": str | None}
 ESTIMATORS = {
     "sgd": (make_pipeline(StandardScaler(), SGDRegressor()), "y", None),
-    "classes": (SGDClassifier(), "c", ["few", "many"]),
+    "classes": (SGDClassifier(loss="log_loss"), "c", ["few", "many"]),
     "river": (RiverScaler() | RiverLine(), "y", None),
 }
 NUMBERS = st.one_of(st.none(), st.just(float("nan")), st.integers(-9, 9).map(lambda n: n / 3))
@@ -44,6 +45,12 @@ def model_of(kind: str, chunk_rows: int, version_rows: int) -> Model:
     return Model(
         "m", estimator, ["x", "z"], target, classes, chunk_rows, version_rows, keep=2, window_rows=7
     )
+
+
+def trained(world: LocalWorld, model: Model) -> Flow:
+    proba = None if model.classes is None else {"few": "few", "many": "many"}
+    flow = world.read("events").fit(model, into="said", proba=proba)
+    return flow.select("said") if proba is None else flow.select("said", *proba)
 
 
 def outcome(world: LocalWorld, model: Model) -> tuple[Any, ...]:
@@ -85,15 +92,15 @@ def test_a_stream_learns_what_a_batch_learns(
         with LocalWorld(Path(folder) / "batch.mill") as world:
             world.topic("events", SCHEMA)
             world.append("events", rows)
-            table = world.read("events").fit(model, into="said").select("said").collect()
-            expected = (table["said"].to_pylist(), outcome(world, model))
+            table = trained(world, model).collect()
+            expected = (table.to_pylist(), outcome(world, model))
         path = Path(folder) / "stream.mill"
         with LocalWorld(path) as world:
             world.topic("events", SCHEMA)
             world.append("events", rows)
 
         def stream(world: LocalWorld, stop: StopAfter | None = None) -> None:
-            flow = world.read("events").fit(model, into="said").select("said").write("out")
+            flow = trained(world, model).write("out")
             if stop is None:
                 flow.stream(until="end", batch_events=batch_events)
             else:
@@ -107,5 +114,4 @@ def test_a_stream_learns_what_a_batch_learns(
                 stream(world, StopAfter(batches))
         with LocalWorld(path) as world:
             stream(world)
-            said = [row["said"] for row in world.events("out")]
-            assert (said, outcome(world, model)) == expected
+            assert (world.events("out"), outcome(world, model)) == expected

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -56,7 +57,7 @@ def models(
 
 def _print(found: Sequence[ModelStatus] | Sequence[ModelVersion], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps([asdict(one) for one in found], indent=2))
+        click.echo(json.dumps([_plain(asdict(one)) for one in found], indent=2, allow_nan=False))
         return
     table = Table()
     rows = [_status(one) if isinstance(one, ModelStatus) else _version(one) for one in found]
@@ -65,6 +66,15 @@ def _print(found: Sequence[ModelStatus] | Sequence[ModelVersion], *, as_json: bo
     for row in rows:
         table.add_row(*(escape(cell) for cell in row.values()))
     wide_console().print(table)
+
+
+def _plain(value: object) -> object:
+    """Return a value as JSON has it: it has no NaN and nothing infinite, so they are null."""
+    if isinstance(value, dict):
+        return {name: _plain(each) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _status(one: ModelStatus) -> dict[str, str]:
@@ -103,6 +113,7 @@ def _figures(figures: ModelFigures) -> dict[str, str]:
     return {
         "error": _number(figures.error),
         "RMSE": _number(figures.rmse),
+        "log loss": _number(figures.log_loss),
         "baseline": _number(figures.baseline),
         "last window": _number(figures.recent[-1] if figures.recent else None),
         "drifts": drifts,

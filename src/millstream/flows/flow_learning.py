@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from millstream.flows.contract import FlowEngines
-from millstream.flows.learning import Fit, Model, Predict
+from millstream.flows.learning import Fit, Label, Model, Predict, proba_of
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Plan
 from millstream.flows.steps import Step
@@ -27,8 +28,12 @@ class FlowLearning:
 
         def _where(self, step: str) -> str: ...
 
-    def fit(self, model: Model, *, into: str | None = None) -> Flow:
+    def fit(
+        self, model: Model, *, into: str | None = None, proba: Mapping[str, Label] | None = None
+    ) -> Flow:
         """Train the model with each row, and pass the row on; with ``into`` also what was predicted before it.
+
+        ``proba={"p_late": True}`` adds a column with the probability that a classifier gave to the class ``True``.
 
         Rows are learned in the order in which they come, ``chunk_rows`` at a time, and each is predicted before it is
         learned, so the predictions tell how good the model is (null before the first chunk). A row without a target is
@@ -51,10 +56,20 @@ class FlowLearning:
                 expected="steps that look at single rows of one source: the order decides what is learned",
                 next_step="write that part to a topic, and fit what is read from it",
             )
-        return self._then(Fit(model, into))
+        return self._then(Fit(model, into, proba_of(model, proba, where=where)))
 
-    def predict(self, model: Model, *, into: str = "predicted", version: int | None = None) -> Flow:
+    def predict(
+        self,
+        model: Model,
+        *,
+        into: str | None = "predicted",
+        proba: Mapping[str, Label] | None = None,
+        version: int | None = None,
+    ) -> Flow:
         """Add what the model says of each row: null where a feature is null, NaN or infinite.
+
+        ``proba={"p_late": True}`` adds a column with the probability that a classifier gives to the class ``True``;
+        with ``into=None`` there is nothing else.
 
         The newest committed version is asked, or ``version``; a stream looks for a newer one at each micro-batch. The
         target need not be a column. Raises PlanError for what does not fit; a run raises StepError when the model has
@@ -62,6 +77,14 @@ class FlowLearning:
         """
         where = self._where("predict")
         _refuse_no_model(model, where)
+        told = proba_of(model, proba, where=where)
+        if into is None and not told:
+            raise PlanError(
+                "predict adds no column",
+                where=where,
+                expected="into=, proba=, or both",
+                next_step='for example into="predicted"',
+            )
         models = self.engines.models
         if models is None:
             raise PlanError(
@@ -70,7 +93,7 @@ class FlowLearning:
                 expected="the embedded engine",
                 next_step="open the app without batch= and stream=",
             )
-        return self._then(Predict(model, into, version, models))
+        return self._then(Predict(model, into, told, version, models))
 
 
 def _refuse_no_model(model: object, where: str) -> None:

@@ -13,9 +13,9 @@ gives the predictions, and the model, that a batch over the same rows in the sam
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import pyarrow as pa
 
@@ -24,6 +24,11 @@ from millstream.flows.kinds import BOOLEAN, FLOAT, INTEGER, TEXT
 from millstream.flows.models import Estimator, ModelStore
 from millstream.flows.steps import field_of
 from millstream.primitives.errors import PlanError
+
+Label: TypeAlias = str | int | bool
+"""A class of a classifier."""
+Proba: TypeAlias = tuple[tuple[str, Label], ...]
+"""Columns, and the class whose probability each of them gets."""
 
 _NUMBERS: Final = (INTEGER, FLOAT, BOOLEAN)
 _CLASSES: Final = {str: TEXT, int: INTEGER, bool: BOOLEAN}
@@ -58,14 +63,8 @@ class Model:
     def __post_init__(self) -> None:
         """Raise PlanError for what cannot be a model, with the part named."""
         where = f"ms.Model({self.name!r})"
+        _refuse_types(self, where)
         object.__setattr__(self, "features", tuple(self.features))
-        if not self.name:
-            raise PlanError(
-                "a model without a name",
-                where="ms.Model",
-                expected="a text that is not empty",
-                next_step='for example ms.Model("arrival_delay", …)',
-            )
         if not self.features or len({*self.features, self.target}) <= len(self.features):
             raise PlanError(
                 f"features={list(self.features)}, target={self.target!r}",
@@ -73,14 +72,6 @@ class Model:
                 expected="at least one feature, and different columns, the target not among them",
                 next_step="name each column once",
             )
-        for name in ("chunk_rows", "version_rows", "keep", "window_rows"):
-            if getattr(self, name) < 1:
-                raise PlanError(
-                    f"{name}={getattr(self, name)}",
-                    where=where,
-                    expected="at least 1",
-                    next_step="leave it out for the default",
-                )
         _refuse_unteachable(self.estimator, where)
         _refuse_classes(self, where)
 
@@ -88,6 +79,11 @@ class Model:
     def kind(self) -> pa.DataType:
         """The type of a prediction: that of the classes, or a float."""
         return FLOAT if self.classes is None else _CLASSES[type(self.classes[0])]
+
+    def place_of(self, label: Label) -> int:
+        """Return which of the classes it is."""
+        assert self.classes is not None, "it is a class"
+        return [*self.classes].index(label)
 
     @property
     def is_river(self) -> bool:
@@ -142,6 +138,7 @@ class Fit:
 
     model: Model
     into: str | None
+    proba: Proba = ()
     name: str = field(default="fit", init=False)
     time: str | None = field(default=None, init=False)
     late_us: int = field(default=0, init=False)
@@ -153,7 +150,7 @@ class Fit:
 
     def text(self) -> str:
         """Return the canonical text."""
-        return f"fit({self.model.text()}{_into(self.into)})"
+        return f"fit({self.model.text()}{_into(self.into, self.proba)})"
 
     def kept_text(self) -> str:
         """Return what must not change while there is state: the store knows the model itself."""
@@ -162,7 +159,7 @@ class Fit:
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the schema, with the prediction if there is one."""
         self.model.check(schema, learns=True, where=where)
-        return schema if self.into is None else _with(schema, self.into, self.model, where)
+        return _with(schema, self.into, self.proba, self.model, where)
 
 
 @dataclass(frozen=True)
@@ -170,7 +167,8 @@ class Predict:
     """Adds what a model predicts for each row."""
 
     model: Model
-    into: str
+    into: str | None
+    proba: Proba
     version: int | None
     models: ModelStore = field(compare=False, repr=False)
     name: str = field(default="predict", init=False)
@@ -178,7 +176,7 @@ class Predict:
     def text(self) -> str:
         """Return the canonical text."""
         pinned = "" if self.version is None else f", version={self.version}"
-        return f"predict({self.model.text()}{pinned}{_into(self.into)})"
+        return f"predict({self.model.text()}{pinned}{_into(self.into, self.proba)})"
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the schema with the prediction."""
@@ -190,7 +188,57 @@ class Predict:
                 expected="a version, counted from 1",
                 next_step="leave it out for the newest; `millstream models NAME` lists them",
             )
-        return _with(schema, self.into, self.model, where)
+        return _with(schema, self.into, self.proba, self.model, where)
+
+
+def proba_of(model: Model, proba: Mapping[str, Label] | None, *, where: str) -> Proba:
+    """Return which columns get the probability of which class. Raises PlanError for what a model cannot tell."""
+    if proba is None:
+        return ()
+    if not _names_columns(proba):
+        raise PlanError(
+            f"proba={proba!r}",
+            where=where,
+            expected="columns, and the class whose probability each of them gets",
+            next_step='for example proba={"p_late": True}',
+        )
+    if model.classes is None:
+        raise PlanError(
+            f"{model.name!r} predicts numbers, which have no probabilities",
+            where=where,
+            expected="a model with classes=",
+            next_step="leave out proba=",
+        )
+    if not tells_probabilities(model.estimator):
+        raise PlanError(
+            f"{type(last_step(model.estimator)).__qualname__} tells no probabilities",
+            where=where,
+            expected="predict_proba, as scikit-learn has it, or predict_proba_one, as river has",
+            next_step="leave out proba=, or choose another estimator, as SGDClassifier(loss='log_loss')",
+        )
+    kind = type(model.classes[0])
+    for label in proba.values():
+        if type(label) is not kind or label not in model.classes:
+            raise PlanError(
+                f"{label!r} is none of the model's classes",
+                where=where,
+                expected=f"of {list(model.classes)}",
+                next_step="name a class as classes= of the model does",
+            )
+    return tuple(proba.items())
+
+
+def tells_probabilities(estimator: Estimator) -> bool:
+    """Return whether it says how probable each class is; some of river have the method and only raise."""
+    if is_pipeline(estimator) or hasattr(estimator, "partial_fit"):
+        return hasattr(estimator, "predict_proba")
+    return overrides(estimator, "predict_proba_one")
+
+
+def overrides(estimator: Estimator, method: str) -> bool:
+    """Return whether what predicts has the method from another class than river's base of classifiers."""
+    makers = [kind for kind in type(last_step(estimator)).__mro__ if method in vars(kind)]
+    return bool(makers) and makers[0].__module__ != "river.base.classifier"
 
 
 def estimator_text(estimator: Estimator) -> str:
@@ -223,19 +271,71 @@ def _plain(value: object) -> str:
     return estimator_text(value) if hasattr(value, "get_params") else repr(value)
 
 
-def _into(into: str | None) -> str:
-    return "" if into is None else f", into={into}"
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and bool(value)
 
 
-def _with(schema: pa.Schema, into: str, model: Model, where: str) -> pa.Schema:
-    if into in schema.names:
+def _names_columns(value: object) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(map(_is_name, value))
+
+
+def _into(into: str | None, proba: Proba) -> str:
+    told = ", ".join(f"{name}: {label!r}" for name, label in proba)
+    return ("" if into is None else f", into={into}") + (f", proba={{{told}}}" if told else "")
+
+
+def _with(schema: pa.Schema, into: str | None, proba: Proba, model: Model, where: str) -> pa.Schema:
+    added = [] if into is None else [(into, model.kind)]
+    for name, kind in [*added, *((name, FLOAT) for name, _ in proba)]:
+        if name in schema.names:
+            raise PlanError(
+                f"column {name!r} is there already",
+                where=where,
+                expected="another name for the prediction",
+                next_step='for example into="predicted"',
+            )
+        schema = schema.append(field_of(name, kind, where))
+    return schema
+
+
+def _refuse_types(model: Model, where: str) -> None:
+    """Raise PlanError for parts of a declaration that are of another type than it says."""
+    for option, value in (("name", model.name), ("target", model.target)):
+        if not _is_name(value):
+            raise PlanError(
+                f"a model without a {option}: {value!r}",
+                where=where,
+                expected="a text that is not empty",
+                next_step='for example ms.Model("arrival_delay", estimator, features=["hour"], target="minutes")',
+            )
+    if not _is_listed(model.features) or not all(map(_is_name, model.features)):
         raise PlanError(
-            f"column {into!r} is there already",
+            f"features={model.features!r}",
             where=where,
-            expected="another name for the prediction",
-            next_step='for example into="predicted"',
+            expected="a list of the names of columns",
+            next_step='for example features=["hour"], also for one',
         )
-    return schema.append(field_of(into, model.kind, where))
+    if model.classes is not None and not _is_listed(model.classes):
+        raise PlanError(
+            f"classes={model.classes!r}",
+            where=where,
+            expected="a list of all the values that the target can have",
+            next_step="for example classes=[False, True]",
+        )
+    for option in ("chunk_rows", "version_rows", "keep", "window_rows"):
+        value = getattr(model, option)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+            raise PlanError(
+                f"{option}={value!r}",
+                where=where,
+                expected="a whole number of at least 1",
+                next_step="leave it out for the default",
+            )
+
+
+def _is_listed(value: object) -> bool:
+    """Return whether it has an order, and is no single text."""
+    return isinstance(value, Iterable) and not isinstance(value, str | bytes | set | frozenset)
 
 
 def _refuse_unteachable(estimator: Estimator, where: str) -> None:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import pyarrow as pa
 
 if TYPE_CHECKING:
-    from millstream.flows.learning import Model
+    from millstream.flows.learning import Label, Model
 
 Estimator: TypeAlias = Any
 """An object of scikit-learn, of river, or one that behaves so."""
@@ -23,6 +23,9 @@ class ModelFigures:
     is the share that was wrong, and ``rmse`` is None. ``baseline`` is the error of always saying the mean, or the most
     frequent class, of what was learned before. ``recent`` is the error of each window of rows, the last 100 of them.
 
+    ``log_loss`` is the mean of -ln(p), p being the probability that was given to the class the row has, not below
+    2.2e-16; None for numbers, and for estimators that tell no probabilities.
+
     ``drifts`` counts how often the detector ADWIN (Bifet and Gavaldà, 2007, as river has it) found that the error has
     changed, ``drifted_at`` is the row at which it last did; both are None where river is not installed.
     """
@@ -34,6 +37,7 @@ class ModelFigures:
     recent: tuple[float, ...] = ()
     drifts: int | None = None
     drifted_at: int | None = None
+    log_loss: float | None = None
 
     def __str__(self) -> str:
         """Return the figures for people, in one line."""
@@ -43,6 +47,8 @@ class ModelFigures:
         parts = [f"{kind} {self.error:.4g}"]
         if self.rmse is not None:
             parts.append(f"RMSE {self.rmse:.4g}")
+        if self.log_loss is not None:
+            parts.append(f"log loss {self.log_loss:.4g}")
         if self.baseline is not None:
             parts.append(f"baseline {self.baseline:.4g}")
         if self.recent:
@@ -115,9 +121,18 @@ class ModelStore(Protocol):
         """
 
     def predicted(
-        self, model: Model, rows: pa.RecordBatch, *, version: int | None, where: str
-    ) -> pa.Array:
-        """Return what the newest version, or the one that is named, says of each row; null for incomplete rows."""
+        self,
+        model: Model,
+        rows: pa.RecordBatch,
+        *,
+        version: int | None,
+        where: str,
+        proba: Sequence[Label] = (),
+    ) -> list[pa.Array]:
+        """Return what the newest version, or the one that is named, says of each row; null for incomplete rows.
+
+        First what it predicts, then the probability of each class of ``proba``. Raises StepError.
+        """
 
 
 Figures = Mapping[str, ModelFigures]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
+import math
 import pickle
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
-from millstream.flows.learning import Model, is_pipeline, last_step
+from millstream.flows.learning import Model, is_pipeline, last_step, overrides, tells_probabilities
 from millstream.flows.models import Estimator
 from millstream.primitives.errors import StepError
 
@@ -36,6 +37,10 @@ class Learner:
         self._model = model
         self.estimator = estimator
         self._where = where
+        self._classes = model.classes or ()
+        self._tells = model.classes is not None and tells_probabilities(estimator)
+        # What river's own class predicts is the most probable one: it is asked once then.
+        self._derives = self._tells and model.is_river and not overrides(estimator, "predict_one")
         self._learns_many = model.is_river and model.chunk_rows > 1 and _takes_many(estimator)
 
     def rows(self, frame: pl.DataFrame) -> Rows:
@@ -56,12 +61,54 @@ class Learner:
         with self._errors("predict"):
             if self._model.is_river:
                 return [self._plain(self.estimator.predict_one(row)) for row in rows]
-            matrix = np.zeros((max(room, first + len(rows)), rows.shape[1]))
-            matrix[first : first + len(rows)] = rows
+            matrix = _placed(rows, first, room)
             said = np.asarray(self.estimator.predict(matrix)).reshape(len(matrix), -1)
             if said.shape[1] != 1:
                 raise ValueError(f"it predicts {said.shape[1]} numbers for each row")
             return [self._plain(value) for value in said[first : first + len(rows), 0].tolist()]
+
+    def predict_both(
+        self, rows: Rows, *, first: int, room: int
+    ) -> tuple[list[Any], list[list[float]] | None]:
+        """Return what is predicted, and how probable each class is, in the order of the model's; NaN: not told.
+
+        The second is None if the estimator tells no probabilities at all. Rows stand as in ``predict``.
+        """
+        if self._derives and len(rows):
+            with self._errors("predict"):
+                told = [self.estimator.predict_proba_one(row) for row in rows]
+                said = [max(each, key=each.get) if each else None for each in told]
+                return [*map(self._plain, said)], [*map(self._in_order, told)]
+        values = self.predict(rows, first=first, room=room)
+        return values, self._probabilities(rows, first, room) if self._tells else None
+
+    def _probabilities(self, rows: Rows, first: int, room: int) -> list[list[float]] | None:
+        if not len(rows):
+            return []
+        with self._errors("tell probabilities"):
+            if self._model.is_river:
+                try:
+                    return [self._in_order(self.estimator.predict_proba_one(row)) for row in rows]
+                except NotImplementedError:
+                    return None
+            labels = getattr(last_step(self.estimator), "classes_", None)
+            if labels is None:
+                return None
+            matrix = np.asarray(self.estimator.predict_proba(_placed(rows, first, room)))
+            places = {self._plain(label): at for at, label in enumerate(labels.tolist())}
+            missing = np.zeros(len(rows))
+            columns = [
+                matrix[first : first + len(rows), places[label]] if label in places else missing
+                for label in self._classes
+            ]
+            found: list[list[float]] = np.column_stack(columns).astype(np.float64).tolist()
+            return found
+
+    def _in_order(self, told: Mapping[Any, float]) -> list[float]:
+        """Return river's probabilities in the order of the classes; one that it has not seen yet has none."""
+        known = {self._plain(label): probability for label, probability in told.items()}
+        is_told = not known.keys().isdisjoint(self._classes)
+        return [float(known.get(label, 0.0)) if is_told else math.nan for label in self._classes]
 
     def learn(self, rows: Rows, targets: list[Any]) -> None:
         """Learn a chunk."""
@@ -106,6 +153,32 @@ class Learner:
                 expected="an estimator that can deal with each row whose features are all there and finite",
                 next_step="scale the features, or choose another estimator; nothing of this batch was stored",
             ) from error
+
+
+def untold(model: Model, where: str) -> StepError:
+    """Return the error of an estimator that has the method, and yet tells no probabilities."""
+    return StepError(
+        f"{type(last_step(model.estimator)).__qualname__} tells no probabilities",
+        where=where,
+        expected="predict_proba with classes_, as scikit-learn has them, or predict_proba_one, as river has",
+        next_step="leave out proba=, or choose another estimator",
+    )
+
+
+def spread(values: pl.Series, which: pl.Series) -> pl.Series:
+    """Return values at the rows that are true in ``which``, and nulls at the others."""
+    if len(values) == len(which):
+        return values
+    rows = pl.DataFrame({"row": which.arg_true(), "value": values})
+    every = pl.DataFrame({"row": pl.int_range(len(which), dtype=pl.get_index_type(), eager=True)})
+    return every.join(rows, on="row", how="left", maintain_order="left")["value"]
+
+
+def _placed(rows: Rows, first: int, room: int) -> npt.NDArray[np.float64]:
+    """Return a matrix in which the rows stand at ``first``."""
+    matrix: npt.NDArray[np.float64] = np.zeros((max(room, first + len(rows)), rows.shape[1]))
+    matrix[first : first + len(rows)] = rows
+    return matrix
 
 
 def chosen(rows: Rows, which: npt.NDArray[np.bool_]) -> Rows:

@@ -6,6 +6,7 @@ does not depend on how the rows were cut into micro-batches, and neither does an
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,15 @@ import numpy.typing as npt
 import polars as pl
 
 from millstream.engines.local import flow_models
-from millstream.engines.local.flow_estimators import Learner, Rows, chosen, joined, untrained
+from millstream.engines.local.flow_estimators import (
+    Learner,
+    Rows,
+    chosen,
+    joined,
+    spread,
+    untold,
+    untrained,
+)
 from millstream.engines.local.flow_expression import dtype, polars_schema
 from millstream.engines.local.flow_meter import Meter
 from millstream.engines.local.flow_models import Owned, Taught
@@ -35,27 +44,57 @@ from millstream.store import Store, Transaction
 
 SAID: Final = "__ms_said"
 """What was predicted for a row that is to be learned."""
+LIKELY: Final = "__ms_likely"
+"""How probable the class that such a row has was said to be; NaN where that was not told."""
+
+_UNTOLD: Final = pl.lit(math.nan).alias(LIKELY)
+
+
+@dataclass
+class Said:
+    """What was said of rows: the prediction, how probable the class is that they have, and what the step asks for."""
+
+    values: list[Any] = field(default_factory=list)
+    likely: list[float] = field(default_factory=list)
+    proba: list[list[float]] = field(default_factory=list)
+    """For each row the probabilities of the classes that the step names, if it names some."""
+
+    def add(self, other: Said) -> None:
+        """Add what was said of the rows that follow."""
+        self.values += other.values
+        self.likely += other.likely
+        self.proba += other.proba
+
+    def part(self, start: int, end: int) -> Said:
+        """Return what was said of some of the rows."""
+        return Said(self.values[start:end], self.likely[start:end], self.proba[start:end])
 
 
 @dataclass
 class Waiting:
-    """Rows that are not a whole chunk yet: features in parts, targets, and what was predicted."""
+    """Rows that are not a whole chunk yet: features in parts, targets, and what was predicted of them."""
 
     parts: list[Rows] = field(default_factory=list)
     targets: list[Any] = field(default_factory=list)
     said: list[Any] = field(default_factory=list)
+    likely: list[float] = field(default_factory=list)
 
-    def add(
-        self, rows: Rows, targets: list[Any], said: list[Any], which: npt.NDArray[np.bool_]
-    ) -> None:
+    def __post_init__(self) -> None:
+        """Fill up what versions do not have that were kept before there was this figure."""
+        self.likely = self.likely or [math.nan] * len(self.targets)
+
+    def add(self, rows: Rows, targets: list[Any], said: Said, which: npt.NDArray[np.bool_]) -> None:
         """Add those rows that have a target."""
+        values, likely = said.values, said.likely
         if not which.all():
             rows = chosen(rows, which)
-            targets, said = [*compress(targets, which)], [*compress(said, which)]
+            targets, values = [*compress(targets, which)], [*compress(values, which)]
+            likely = [*compress(likely, which)]
         if targets:
             self.parts.append(rows)
             self.targets += targets
-            self.said += said
+            self.said += values
+            self.likely += likely
 
 
 class Trainer:
@@ -81,6 +120,8 @@ class Trainer:
             estimator, meter, self._learned, waits = stored.state
             self._waiting = Waiting(*waits)
         self._learner = Learner(model, estimator, where=self._where)
+        self._classes = {label: at for at, label in enumerate(model.classes or ())}
+        self._asked = [model.place_of(label) for _, label in self.step.proba]
         self._meter = Meter(model, meter)
         self._since: list[pl.DataFrame] = []
         self._rows_since = 0
@@ -88,7 +129,9 @@ class Trainer:
         self._new: list[pl.DataFrame] = []
         self._unlabelled = self._incomplete = 0
         self._keeps = False
-        for rows in stored.log:
+        for logged in stored.log:
+            # The log of a store may be older than this column.
+            rows = logged if LIKELY in logged.columns else logged.with_columns(_UNTOLD)
             self._since.append(rows)
             self._rows_since += rows.height
             self._enter(rows, says=False)
@@ -98,8 +141,8 @@ class Trainer:
         """How wrong it is, so far."""
         return self._meter.figures()
 
-    def run(self, rows: pl.DataFrame) -> pl.Series:
-        """Predict the rows and learn them; return the predictions, null where there are none."""
+    def run(self, rows: pl.DataFrame) -> list[pl.Series]:
+        """Predict the rows and learn them; return the columns that the step adds, null where nothing was predicted."""
         if self._store.look("models/revision", (self._owned.model_id,)) != [(self._revision,)]:
             self._load()  # it was rolled back
         features, target = [*self.model.features], pl.col(self.model.target)
@@ -113,16 +156,19 @@ class Trainer:
         self._incomplete += rows.height - kept.height
         self._unlabelled += int((~labelled).sum())
         said = self._enter(kept, labelled=labelled.to_numpy(), says=True)
-        new = kept.with_columns(said).filter(labelled)
+        values = pl.Series(SAID, said.values, dtype=dtype(self.model.kind))
+        likely = pl.Series(LIKELY, said.likely, dtype=pl.Float64)
+        new = kept.with_columns(values, likely).filter(labelled)
         if new.height:
             self._since.append(new)
             self._new.append(new)
             self._rows_since += new.height
-        if kept.height == rows.height:
-            return said
-        known = iter(said.to_list())
-        every = [next(known) if is_known else None for is_known in complete.to_list()]
-        return pl.Series(SAID, every, dtype=said.dtype)
+        into = self.step.into
+        added = [] if into is None else [values.alias(into)]
+        for at, (name, _) in enumerate(self.step.proba):
+            told = [probabilities[at] for probabilities in said.proba]
+            added.append(pl.Series(name, told, dtype=pl.Float64).fill_nan(None))
+        return [spread(column, complete).alias(column.name) for column in added]
 
     def _refuse_unknown(self, targets: pl.Series) -> None:
         """Raise StepError for a class that was not declared: some estimators would learn it, others fail obscurely."""
@@ -141,7 +187,7 @@ class Trainer:
 
     def _enter(
         self, rows: pl.DataFrame, *, says: bool, labelled: npt.NDArray[np.bool_] | None = None
-    ) -> pl.Series:
+    ) -> Said:
         """Let complete rows pass, chunk by chunk; those without a target are predicted only.
 
         Without ``says`` the rows were predicted before, and hold what was said.
@@ -149,7 +195,7 @@ class Trainer:
         is_labelled = np.ones(rows.height, dtype=bool) if labelled is None else labelled
         features, counts = self._learner.rows(rows), np.cumsum(is_labelled)
         targets = rows[self.model.target].to_list()
-        said: list[Any] = [] if says else rows[SAID].to_list()
+        said = Said() if says else Said(rows[SAID].to_list(), rows[LIKELY].to_list())
         chunk_rows, start, done = self.model.chunk_rows, 0, 0
         while start < rows.height:
             held = len(self._waiting.targets)
@@ -158,29 +204,51 @@ class Trainer:
             is_full, end = end <= rows.height, min(end, rows.height)
             part, which = features[start:end], is_labelled[start:end]
             if says:
-                said += self._said(part, which, held)
-            self._waiting.add(part, targets[start:end], said[start:end], which)
+                said.add(self._said(part, which, held, targets[start:end]))
+            self._waiting.add(part, targets[start:end], said.part(start, end), which)
             if is_full:
                 done += chunk_rows - held
                 self._learn()
             start = end
-        return pl.Series(SAID, said, dtype=dtype(self.model.kind))
+        return said
 
-    def _said(self, rows: Rows, which: npt.NDArray[np.bool_], held: int) -> list[Any]:
-        """Return what is predicted: rows to be learned stand where they do in their chunk, the others by themselves."""
+    def _said(
+        self, rows: Rows, which: npt.NDArray[np.bool_], held: int, targets: list[Any]
+    ) -> Said:
+        """Return what is said: rows to be learned stand where they do in their chunk, the others by themselves."""
         if not self._learned:
-            return [None] * len(which)
-        room = self.model.chunk_rows
+            untold_rows = [math.nan] * len(which)
+            proba = [[math.nan] * len(self._asked) for _ in which] if self._asked else []
+            return Said([None] * len(which), untold_rows, proba)
         if which.all():
-            return self._learner.predict(rows, first=held, room=room)
-        learnt = iter(self._learner.predict(chosen(rows, which), first=held, room=room))
-        others = iter(self._learner.predict(chosen(rows, ~which), first=0, room=room))
-        return [next(learnt) if is_learnt else next(others) for is_learnt in which.tolist()]
+            return self._said_at(rows, held, targets)
+        learnt = self._said_at(chosen(rows, which), held, [*compress(targets, which)])
+        others = self._said_at(chosen(rows, ~which), 0, [*compress(targets, ~which)])
+        said, told = Said(), [0, 0]
+        for is_learnt in which.tolist():
+            at = told[is_learnt]
+            said.add((learnt if is_learnt else others).part(at, at + 1))
+            told[is_learnt] += 1
+        return said
+
+    def _said_at(self, rows: Rows, first: int, targets: list[Any]) -> Said:
+        """Return what is said of rows that stand at ``first`` of a chunk."""
+        room = self.model.chunk_rows
+        values, told = self._learner.predict_both(rows, first=first, room=room)
+        if told is None:
+            if self._asked:
+                raise untold(self.model, self._where)
+            return Said(values, [math.nan] * len(values))
+        # Of rows without a target nobody asks how likely theirs is.
+        places = [self._classes.get(target, 0) for target in targets]
+        likely = [row[at] for row, at in zip(told, places, strict=True)]
+        asked = self._asked
+        return Said(values, likely, [[row[at] for at in asked] for row in told] if asked else [])
 
     def _learn(self) -> None:
         """Learn what waits."""
         chunk, self._waiting = self._waiting, Waiting()
-        self._meter.add(chunk.said, chunk.targets)
+        self._meter.add(chunk.said, chunk.targets, chunk.likely)
         self._learner.learn(joined(chunk.parts), chunk.targets)
         self._learned += len(chunk.targets)
 
@@ -210,7 +278,8 @@ class Trainer:
         log: tuple[Blob, ...] = ()
         replaces, version = False, None
         if keeps:
-            waits = (self._waiting.parts, self._waiting.targets, self._waiting.said)
+            held = self._waiting
+            waits = (held.parts, held.targets, held.said, held.likely)
             state = (self._learner.estimator, self._meter.stored(), self._learned, waits)
             version = flow_models.pickled(state, self._where)
             self._since, self._rows_since, self._log_blobs = [], 0, 0
@@ -289,9 +358,7 @@ def training(store: Store, plan: Plan, flow: str) -> Iterator[Trainers]:
 
 def fitted(trainer: Trainer, rows: pl.DataFrame) -> pl.DataFrame:
     """Return rows with the predictions that were made before they were learned, if the step wants them."""
-    said = trainer.run(rows)
-    into = trainer.step.into
-    return rows if into is None else rows.with_columns(said.alias(into))
+    return rows.with_columns(trainer.run(rows))
 
 
 class LearnStage(Clockless):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections import Counter
 from dataclasses import asdict
 from typing import Any, Final
@@ -14,6 +15,10 @@ from millstream.primitives.codec import decode, encode
 
 WINDOWS_MAX: Final = 100
 """So many windows of errors are remembered."""
+
+
+PROBABILITY_MIN: Final = sys.float_info.epsilon
+"""A class that was said to be impossible, and is there, counts as one of this probability: as in scikit-learn."""
 
 
 class Meter:
@@ -35,10 +40,15 @@ class Meter:
             "drifts": 0,
             "drifted_at": None,
         }
+        # Versions that were kept before there was this figure do not have it.
+        self.state = {"log_loss": 0.0, "log_rows": 0, **self.state}
         self.state = {**self.state, "adwin": drift_detector(self.state["adwin"])}
 
-    def add(self, said: list[Any], targets: list[Any]) -> None:
-        """Count a chunk before it is learned; what was not predicted has no error."""
+    def add(self, said: list[Any], targets: list[Any], likely: list[float]) -> None:
+        """Count a chunk before it is learned; what was not predicted has no error.
+
+        ``likely`` is how probable the class that a row has was said to be, NaN where that was not told.
+        """
         pairs = [pair for pair in zip(said, targets, strict=True) if pair[0] is not None]
         state, usual = self.state, self._usual()
         for predicted, target in pairs:
@@ -47,6 +57,10 @@ class Meter:
             state["square"] += error * error
             state["baseline"] += self._error(usual, target)
             self._add_one(error)
+        told = [p for p in likely if not math.isnan(p)]
+        losses = [-math.log(min(max(p, PROBABILITY_MIN), 1 - PROBABILITY_MIN)) for p in told]
+        state["log_loss"] += math.fsum(losses)
+        state["log_rows"] += len(losses)
         labels = state["labels"]
         if self._classifies:
             labels.update(targets)
@@ -73,6 +87,7 @@ class Meter:
             recent=tuple(state["recent"]),
             drifts=drifts,
             drifted_at=state["drifted_at"] if has_detector else None,
+            log_loss=state["log_loss"] / state["log_rows"] if state["log_rows"] else None,
         )
 
     def _add_one(self, error: float) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import polars as pl
 import pyarrow as pa
 
 from millstream.engines.local import flow_models
-from millstream.engines.local.flow_estimators import Learner
+from millstream.engines.local.flow_estimators import Learner, spread, untold
 from millstream.engines.local.flow_expression import dtype
 from millstream.engines.local.flow_meter import figures_of
-from millstream.flows.learning import Model
+from millstream.flows.kinds import FLOAT
+from millstream.flows.learning import Label, Model
 from millstream.flows.models import Estimator, ModelStatus, ModelVersion
 from millstream.primitives.errors import ConfigurationError
 from millstream.store import Snapshot, Store, Transaction
@@ -122,27 +124,45 @@ class LocalModels:
         return found[1][0]
 
     def predicted(
-        self, model: Model, rows: pa.RecordBatch, *, version: int | None, where: str
-    ) -> pa.Array:
-        """Return what the newest version, or the one that is named, says of each row; null for incomplete rows."""
+        self,
+        model: Model,
+        rows: pa.RecordBatch,
+        *,
+        version: int | None,
+        where: str,
+        proba: Sequence[Label] = (),
+    ) -> list[pa.Array]:
+        """Return what the newest version, or the one that is named, says of each row; see ``ModelStore``."""
         key = (model.name, version)
-        found = flow_models.trained(
+        trained = flow_models.trained(
             self._store,
             model,
             version=version,
             where=where,
             known=lambda identity: key in self._asked and self._asked[key][0] == identity,
         )
-        if found is not None:
-            self._asked[key] = found
+        if trained is not None:
+            self._asked[key] = trained
         learner = Learner(model, self._asked[key][1][0], where=where)
         frame = pl.from_arrow(rows.select([*model.features]))
         assert isinstance(frame, pl.DataFrame)
         complete = flow_models.complete(frame, model)
-        said = learner.predict(learner.rows(frame.filter(complete)), first=0, room=0)
-        known = iter(said)
-        every = [next(known) if is_known else None for is_known in complete.to_list()]
-        return pl.Series(every, dtype=dtype(model.kind)).to_arrow().cast(model.kind)
+        features = learner.rows(frame.filter(complete))
+        told = None
+        if proba:
+            values, told = learner.predict_both(features, first=0, room=0)
+        else:
+            values = learner.predict(features, first=0, room=0)
+        said = pl.Series(values, dtype=dtype(model.kind))
+        found = [spread(said, complete).to_arrow().cast(model.kind)]
+        if proba:
+            if told is None:
+                raise untold(model, where)
+            for label in proba:
+                at = model.place_of(label)
+                column = pl.Series([row[at] for row in told], dtype=pl.Float64).fill_nan(None)
+                found.append(spread(column, complete).to_arrow().cast(FLOAT))
+        return found
 
     def _row(self, snapshot: Snapshot, name: str) -> tuple[Any, ...]:
         rows = snapshot.run("models/get", (name,))

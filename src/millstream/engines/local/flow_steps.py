@@ -252,11 +252,18 @@ def steps_behind(plan: Plan, at: int, end: int, tally: Tally) -> StepRunner:
 
 def asking(step: Predict, where: str) -> BatchFunction:
     """Return what adds a model's predictions to batches."""
+    names, labels = [name for name, _ in step.proba], [label for _, label in step.proba]
 
     def asked(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         for batch in batches:
-            said = step.models.predicted(step.model, batch, version=step.version, where=where)
-            yield batch.append_column(step.into, said)
+            said, *told = step.models.predicted(
+                step.model, batch, version=step.version, where=where, proba=labels
+            )
+            if step.into is not None:
+                batch = batch.append_column(step.into, said)
+            for name, probabilities in zip(names, told, strict=True):
+                batch = batch.append_column(name, probabilities)
+            yield batch
 
     return asked
 
