@@ -7,8 +7,11 @@ import sys
 from pathlib import Path
 
 import polars as pl
+from sklearn.linear_model import SGDRegressor
 
 import millstream as ms
+
+MODEL = ms.Model("line", SGDRegressor(eta0=1e-12), ["k"], "v", chunk_rows=10_000)
 
 
 def peak_mib() -> float:
@@ -25,15 +28,26 @@ def main(place: str, numbers: str, what: str, sink: str, memory: str) -> None:
         flow = {
             "group": lambda: rows.group_by("k").agg(n=ms.count(), v=ms.sum("v")),
             "sort": lambda: rows.sort("k"),
+            "fit": lambda: rows.fit(MODEL, into="said").select("k", "v"),
+            "fit only": lambda: rows.fit(MODEL),
             "filter": lambda: rows.filter(ms.col("v") >= 0),
         }[what]()
         target = "out" if sink == "topic" else str(folder / "out.parquet")
         before = peak_mib()
-        report = flow.write(target).run(memory=memory or None)
+        report = (flow.write(target) if sink else flow).run(memory=memory or None)
         held = peak_mib() - before
-        result = app.read(target).select("k", "v").agg(k=ms.sum("k"), v=ms.sum("v"))
-        [sums] = result.collect().to_pylist()
-    told = {"rows": report.rows_out, "sums": sums, "held_mib": held, "polars": pl.__version__}
+        sums = None
+        if sink:
+            result = app.read(target).select("k", "v").agg(k=ms.sum("k"), v=ms.sum("v"))
+            [sums] = result.collect().to_pylist()
+        learned = [model.rows for model in app.models.all()]
+    told = {
+        "learned": learned,
+        "rows": report.rows_out,
+        "sums": sums,
+        "held_mib": held,
+        "polars": pl.__version__,
+    }
     sys.stdout.write(json.dumps(told))
 
 

@@ -56,6 +56,17 @@ def test_the_same_rows_in_less_memory(tmp_path: Path, numbers: Path, what: str, 
     assert limited["held_mib"] < 0.75 * free["held_mib"], (limited, free)
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="the peak is read as Linux tells it")
+@pytest.mark.parametrize(("what", "sink"), [("fit", "file"), ("fit only", "")])
+def test_rows_that_are_learned_need_not_fit(
+    tmp_path: Path, numbers: Path, what: str, sink: str
+) -> None:
+    """The rows with what was said of them are 140 MiB; what they took beside that was 700 before."""
+    told = ran(tmp_path / "free", numbers, what, sink, "")
+    assert (told["rows"], told["learned"]) == (ROWS, [ROWS])
+    assert told["held_mib"] < 250, told
+
+
 def test_a_limit_changes_no_row(store_path: Path) -> None:
     rows = [{"k": n % 7 or None, "v": n} for n in range(1000)]
     with LocalWorld(store_path) as world:

@@ -373,14 +373,15 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
     ) -> RunReport:
         """Run as a batch: all there is now, to its end. The output appears whole or not at all.
 
-        Without a sink the output is in the report's ``table``. ``memory="2GiB"`` is what the steps may hold: what they
-        sort, group and join by beyond it goes to disk. Raises PlanError and StepError.
+        Without a sink the output is in the report's ``table``; a flow that ends in ``fit(model)`` has none.
+        ``memory="2GiB"`` is what the steps may hold: what they sort, group and join by beyond it goes to disk. Raises
+        PlanError and StepError.
         """
         self.engines.batch.check_batch(self.plan)
         return self.engines.batch.run(
             self.plan,
             name=self.name,
-            collect=not self.plan.is_ended,
+            collect=not (self.plan.is_ended or self.plan.only_trains),
             progress=progress,
             memory_bytes=None if memory is None else memory_bytes(memory),
         )

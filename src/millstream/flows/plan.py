@@ -187,6 +187,12 @@ class Plan:
         """Whether something is done with the output: then no step can follow."""
         return self.sink is not None or self.calls is not None
 
+    @property
+    def only_trains(self) -> bool:
+        """Whether it ends in a ``fit`` that adds no column: then a run is asked for no rows."""
+        last = self.steps[-1] if self.steps and not self.is_ended else None
+        return isinstance(last, Fit) and last.into is None and not last.proba
+
     def then(self, step: Step) -> Plan:
         """Return the plan with one more step. Raises PlanError if the step does not fit."""
         where = f"step {len(self.steps) + 1}, {step.name}"

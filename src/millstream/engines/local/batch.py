@@ -23,9 +23,10 @@ from millstream.engines.local.flow_counting import CountKernel
 from millstream.engines.local.flow_errors import step_errors
 from millstream.engines.local.flow_files import check_place, outgoing_of_batch, write_file
 from millstream.engines.local.flow_finished import AtEnd, note_finished
+from millstream.engines.local.flow_fitting import Fitting, own_error, whole
 from millstream.engines.local.flow_joining import JoinKernel
 from millstream.engines.local.flow_lakes import owner_of, write_lake
-from millstream.engines.local.flow_learning import Trainers, fitted, training
+from millstream.engines.local.flow_learning import Trainers, training
 from millstream.engines.local.flow_memory import SpilledRows, memory_limit
 from millstream.engines.local.flow_process_stage import processed
 from millstream.engines.local.flow_sinks import (
@@ -94,7 +95,7 @@ class LocalBatch:
         ``at_end`` is done in the transaction that shows what the batch gives to topics, tasks and models.
         """
         with (
-            training(self._log.store, plan, name) as trainers,
+            training(self._log.store, plan, name, commits_often=False) as trainers,
             memory_limit(memory_bytes, self._log.store) as spill,
         ):
             run = _BatchRun(
@@ -150,6 +151,8 @@ class _BatchRun:
         """The steps since rows were computed last."""
         self._untimed = 0
         self._trainers = trainers
+        self._fitting: Fitting | None = None
+        """What is learned while the output is computed."""
 
     def run(self) -> RunReport:
         with self._undone:
@@ -162,10 +165,17 @@ class _BatchRun:
         )
         dead = None if self._collect else open_dead_letters(self._log, self._plan, self._name)
         started_us, started_s = self._clock.now_us(), self._clock.monotonic_s()
-        with step_errors(f"flow {self._name!r}"), naming_the_file(self._plan):
+        with (
+            step_errors(f"flow {self._name!r}"),
+            naming_the_file(self._plan),
+            own_error(lambda: self._fitting),
+        ):
             frame = self._computed(self._plan, started_us)
             with self._computing():
                 written = self._written(sink, topic, frame)
+                if self._fitting is not None:
+                    # A sink that has these rows already has read none.
+                    self._fitting.finish()
             if isinstance(sink, WebhookSink):
                 dead = dead or open_refused(self._log, sink, self._name)
         computed_s = written.computed_s
@@ -219,10 +229,11 @@ class _BatchRun:
             return _Written(write_lake(sink, frame, schema, owner=owner), now_s())
         if isinstance(sink, SqlSink):
             return _Written(write_table(sink, frame, schema), now_s())
+        if sink is None and self._plan.calls is None and not self._collect:
+            parts = frame.collect_batches(engine="streaming")
+            return _Written(sum(part.height for part in parts), now_s())
         if topic is not None and self._spill is not None and self._plan.calls is None:
-            path = self._spill / f"{new_id(self._clock)}.arrow"
-            spilled = SpilledRows.of(frame, schema, path)
-            self._undone.callback(path.unlink, missing_ok=True)
+            spilled = self._spilled(self._spill, frame, schema)
             return _Written(spilled.rows, now_s(), outputs=[(topic, spilled)])
         table = to_arrow(frame.collect(engine="streaming"), schema)
         if isinstance(sink, WebhookSink):
@@ -236,6 +247,11 @@ class _BatchRun:
             outputs=[] if topic is None else [(topic, table)],
             messages=calls_of(calls, table, self._clock.now_us()),
         )
+
+    def _spilled(self, folder: Path, frame: pl.LazyFrame, schema: pa.Schema) -> SpilledRows:
+        path = folder / f"{new_id(self._clock)}.arrow"
+        self._undone.callback(path.unlink, missing_ok=True)
+        return SpilledRows.of(frame, schema, path)
 
     def _commit(
         self,
@@ -284,16 +300,39 @@ class _BatchRun:
                 if isinstance(step, Process):
                     frame = self._processed(plan, step, index, frame, counter)
                 elif isinstance(step, Fit):
-                    # All rows are in memory: whatever reads them, all of them are learned, once.
-                    rows = self._collected(frame)
-                    with counter.spending():
-                        frame = fitted(self._trainers.of(step), rows).lazy()
+                    frame = self._fitted(plan, step, index, schemas[index + 1], frame, counter)
                 elif step.counts_rows:
                     frame = self._counted(step, index, schemas[index], frame, counter)
                 else:
                     frame = self._aggregated(step, index, schemas[index], frame, counter)
                 first = index + 1
-        return self._stateless(plan, first, len(plan.steps), frame, path)
+        frame = self._stateless(plan, first, len(plan.steps), frame, path)
+        if plan is not self._plan or self._fitting is None:
+            return frame
+        return whole(frame, self._fitting, schemas[-1])
+
+    def _fitted(
+        self,
+        plan: Plan,
+        step: Fit,
+        index: int,
+        schema: pa.Schema,
+        frame: pl.LazyFrame,
+        counter: Counter,
+    ) -> pl.LazyFrame:
+        """Learn the rows while they are read, if they are read once; otherwise learn all of them now."""
+        fitting = Fitting(self._trainers.of(step), frame, schema, counter)
+        self._fused.add(counter, is_function=True)
+        if plan is self._plan and max(plan.stateful()) == index:
+            self._fitting = fitting
+            return fitting.frame()
+        # Aggregations and joins may read them more than once.
+        with own_error(lambda: fitting), self._computing():
+            if self._spill is None:
+                return fitting.rows().lazy()
+            spilled = self._spilled(self._spill, fitting.frame(), schema)
+            fitting.finish()
+        return spilled.frame()
 
     def _read(
         self, plan: Plan, started_us: int, time: str | None, path: tuple[str, ...]

@@ -100,9 +100,16 @@ class Waiting:
 class Trainer:
     """One model while a run trains it. Belongs to one thread."""
 
-    def __init__(self, store: Store, owned: Owned, step: Fit, where: str) -> None:
-        """Load what is learned so far."""
+    def __init__(
+        self, store: Store, owned: Owned, step: Fit, where: str, *, commits_often: bool
+    ) -> None:
+        """Load what is learned so far.
+
+        Unless it ``commits_often`` there is one commit at the end, which keeps a version: then no row is remembered for
+        the log, and a rollback meanwhile is seen by that commit alone.
+        """
         self._store = store
+        self._commits_often = commits_often
         self._owned = owned
         self._where = where
         self.step = step
@@ -143,8 +150,8 @@ class Trainer:
 
     def run(self, rows: pl.DataFrame) -> list[pl.Series]:
         """Predict the rows and learn them; return the columns that the step adds, null where nothing was predicted."""
-        if self._store.look("models/revision", (self._owned.model_id,)) != [(self._revision,)]:
-            self._load()  # it was rolled back
+        if self._commits_often and self._is_rolled_back():
+            self._load()
         features, target = [*self.model.features], pl.col(self.model.target)
         has_target = target.is_not_null()
         if rows.schema[self.model.target].is_float():
@@ -158,17 +165,21 @@ class Trainer:
         said = self._enter(kept, labelled=labelled.to_numpy(), says=True)
         values = pl.Series(SAID, said.values, dtype=dtype(self.model.kind))
         likely = pl.Series(LIKELY, said.likely, dtype=pl.Float64)
-        new = kept.with_columns(values, likely).filter(labelled)
-        if new.height:
+        self._rows_since += int(labelled.sum())
+        if self._commits_often and labelled.any():
+            new = kept.with_columns(values, likely).filter(labelled)
             self._since.append(new)
             self._new.append(new)
-            self._rows_since += new.height
         into = self.step.into
         added = [] if into is None else [values.alias(into)]
         for at, (name, _) in enumerate(self.step.proba):
             told = [probabilities[at] for probabilities in said.proba]
             added.append(pl.Series(name, told, dtype=pl.Float64).fill_nan(None))
         return [spread(column, complete).alias(column.name) for column in added]
+
+    def _is_rolled_back(self) -> bool:
+        found = self._store.look("models/revision", (self._owned.model_id,))
+        return found != [(self._revision,)]
 
     def _refuse_unknown(self, targets: pl.Series) -> None:
         """Raise StepError for a class that was not declared: some estimators would learn it, others fail obscurely."""
@@ -343,7 +354,9 @@ class Trainers:
 
 
 @contextmanager
-def training(store: Store, plan: Plan, flow: str) -> Iterator[Trainers]:
+def training(
+    store: Store, plan: Plan, flow: str, *, commits_often: bool = True
+) -> Iterator[Trainers]:
     """Take over the models that a plan trains, and give them back. Raises Fenced and PlanError."""
     with ExitStack() as stack:
         trainers = []
@@ -352,7 +365,8 @@ def training(store: Store, plan: Plan, flow: str) -> Iterator[Trainers]:
                 if isinstance(step, Fit):
                     owned = flow_models.own(store, step.model, flow)
                     stack.callback(flow_models.disown, store, owned)
-                    trainers.append(Trainer(store, owned, step, f"step {number}, fit"))
+                    where = f"step {number}, fit"
+                    trainers.append(Trainer(store, owned, step, where, commits_often=commits_often))
         yield Trainers(trainers)
 
 

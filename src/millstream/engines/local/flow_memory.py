@@ -90,10 +90,13 @@ class SpilledRows:
         rows: int = pl.scan_ipc(path).select(pl.len()).collect().item()
         return cls(path, schema, rows)
 
+    def frame(self) -> pl.LazyFrame:
+        """Return the rows; they are read when it is computed, as often as it is."""
+        return pl.scan_ipc(self._path)
+
     def __iter__(self) -> Iterator[pa.Table]:
         """Yield the tables."""
-        frame = pl.scan_ipc(self._path)
-        for part in frame.collect_batches(
+        for part in self.frame().collect_batches(
             engine="streaming", maintain_order=True, chunk_size=_TABLE_ROWS
         ):
             yield to_arrow(part, self._schema)
