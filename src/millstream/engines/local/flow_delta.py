@@ -28,8 +28,10 @@ from millstream.engines.local.flow_lake import (
     lake_failed,
     lake_refused,
     local_path,
+    said,
     sync_all,
     sync_files,
+    unwritable,
 )
 from millstream.flows.lakes import LakeTable
 from millstream.primitives.errors import ConfigurationError, PlanError, StepError
@@ -39,6 +41,8 @@ from millstream.primitives.telemetry import reach
 _UNREADABLE: Final = frozenset({"columnMapping", "deletionVectors"})
 _INVARIANTS: Final = "delta.invariants"
 _CRC: Final = "crc of "
+_MAPPING: Final = "delta.columnMapping.mode"
+_NO_CONSTRAINT: Final = "millstream looks whether the table can be written"
 
 
 def _library() -> Any:
@@ -99,6 +103,18 @@ class Delta:
     def partitions(self) -> tuple[str, ...]:
         """Return the columns that the table is partitioned by."""
         return tuple(self._table.metadata().partition_columns)
+
+    def refuse_unwritable(self) -> None:
+        """Raise PlanError for a table that the library reads and cannot write."""
+        mode = self._table.metadata().configuration.get(_MAPPING, "none")
+        if mode != "none":
+            # It would be written with the names that people see, and other readers would find nulls.
+            raise unwritable(f"with {_MAPPING}={mode}", self._where)
+        try:
+            # The library looks whether it can write before it finds that there is nothing to do.
+            self._table.alter.drop_constraint(_NO_CONSTRAINT, raise_if_not_exists=False)
+        except self._delta.exceptions.CommitFailedError as error:
+            raise unwritable(f"as it is ({said(error)})", self._where) from error
 
     def refuse_stream(self) -> None:
         """Raise PlanError for a table that may refuse rows when the store has committed them."""
@@ -174,21 +190,38 @@ class Delta:
 
     def load(
         self, rows: Loaded, schema: pa.Schema, *, exists: bool, name: str | None, note: Note
-    ) -> None:
-        """Write a batch by one commit; with a ``name`` its note too."""
-        properties = None if name is None else self._noting(name, note)
+    ) -> bool:
+        """Write a batch by one commit; with a ``name`` its note too. Return whether nobody else has written it."""
+        # If another one makes the table meanwhile, the library would add to that, whatever notes and mode say.
+        properties = self._noting(name, note, retries_max=None if exists else 0)
         before = self._table.version() if exists else -1
-        self._delta.write_deltalake(
-            self._table if exists else self._lake.table,
-            pa.RecordBatchReader.from_batches(schema, iter(rows)),
-            mode=self._lake.mode,
-            partition_by=None if exists else list(self._lake.partition_by) or None,
-            storage_options=None if exists else self._storage,
-            commit_properties=properties,
-        )
+        try:
+            self._delta.write_deltalake(
+                self._table if exists else self._lake.table,
+                pa.RecordBatchReader.from_batches(schema, iter(rows)),
+                mode=self._lake.mode,
+                partition_by=None if exists else list(self._lake.partition_by) or None,
+                storage_options=None if exists else self._storage,
+                commit_properties=properties,
+            )
+        except self._delta.exceptions.DeltaError as error:
+            if rows.error is not None:
+                raise
+            self._look()
+            if name is not None and self.noted(name) is not None:
+                return False
+            if exists or self._table is None:
+                raise
+            raise StepError(
+                "another writer has made the table meanwhile",
+                where=self._where,
+                expected="a table that one writer makes",
+                next_step="run the flow again; nothing of this run was written",
+            ) from error
         self._look()
         self._sync(before)
         reach("flow.lake_committed")
+        return True
 
     def _sync(self, before: int) -> None:
         """Sync what the versions behind ``before`` have added, if the table is a directory here."""
@@ -203,13 +236,12 @@ class Delta:
         # What another writer has compacted and removed by now is none of ours to keep.
         sync_files([path for path in paths if path.exists()], root)
 
-    def _noting(self, name: str, note: Note) -> Any:
+    def _noting(self, name: str | None, note: Note, *, retries_max: int | None = None) -> Any:
         transaction = self._delta.Transaction
+        notes = () if name is None else ((name, note.number), (_CRC + name, note.crc))
         return self._delta.CommitProperties(
-            app_transactions=[
-                transaction(name, note.number),
-                transaction(_CRC + name, note.crc),
-            ]
+            max_commit_retries=retries_max,
+            app_transactions=[transaction(*each) for each in notes] or None,
         )
 
     # ---- to read ----
@@ -232,7 +264,7 @@ class Delta:
         if self._table is None:
             raise self._missing()
         features = set(self._table.protocol().reader_features or ())
-        mode = self._table.metadata().configuration.get("delta.columnMapping.mode", "none")
+        mode = self._table.metadata().configuration.get(_MAPPING, "none")
         found = sorted(features & _UNREADABLE) + (["columnMapping"] if mode != "none" else [])
         if found:
             raise PlanError(

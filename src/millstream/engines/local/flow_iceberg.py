@@ -27,6 +27,7 @@ from millstream.engines.local.flow_lake import (
     plain,
     sync_all,
     sync_files,
+    unwritable,
 )
 from millstream.flows.lakes import LakeTable
 from millstream.primitives.errors import ConfigurationError, PlanError, StepError
@@ -45,6 +46,7 @@ def _library() -> Any:
         import pyiceberg.catalog
         import pyiceberg.exceptions
         import pyiceberg.io.pyarrow
+        import pyiceberg.table.metadata
     except ImportError as error:
         raise ConfigurationError(
             "the library of Iceberg is not installed",
@@ -103,6 +105,12 @@ class Iceberg:
         if self._table is None:
             return None
         return plain(self._table.schema().as_arrow())
+
+    def refuse_unwritable(self) -> None:
+        """Raise PlanError for a table that the library reads and cannot write."""
+        version = self._table.format_version
+        if version > self._iceberg.table.metadata.SUPPORTED_TABLE_FORMAT_VERSION:
+            raise unwritable(f"of format version {version}", self._where)
 
     def refuse_stream(self) -> None:
         """Raise PlanError for a table that may refuse rows when the store has committed them."""
@@ -188,8 +196,11 @@ class Iceberg:
         transaction.set_properties({f"{_NOTE}.{name}": f"{note.number} {note.crc}"})
         return transaction
 
-    def _commit(self, transaction: Any, name: str | None, note: Note) -> None:
-        """Commit; the library looks at the table again before each new attempt, and so do we for the note."""
+    def _commit(self, transaction: Any, name: str | None, note: Note) -> bool:
+        """Commit; the library looks at the table again before each new attempt, and so do we for the note.
+
+        Return whether it was committed, and not found there.
+        """
         reach("flow.lake_staged")
         if name is not None and self._table is not None:
             refresh = self._table.refresh
@@ -202,16 +213,18 @@ class Iceberg:
 
             self._table.refresh = looked
         before = {found.snapshot_id for found in self._table.snapshots()} if self._table else set()
+        is_new = True
         try:
             transaction.commit_transaction()
         except _AlreadyThere:
-            pass
+            is_new = False
         finally:
             if self._table is not None:
                 self._table.__dict__.pop("refresh", None)
         self._look()
         self._sync(before)
         reach("flow.lake_committed")
+        return is_new
 
     def _sync(self, before: set[int]) -> None:
         """Sync what the snapshots that are new have added, if the table is a directory here."""
@@ -234,8 +247,8 @@ class Iceberg:
 
     def load(
         self, rows: Loaded, schema: pa.Schema, *, exists: bool, name: str | None, note: Note
-    ) -> None:
-        """Write a batch by one commit; with a ``name`` its note too."""
+    ) -> bool:
+        """Write a batch by one commit; with a ``name`` its note too. Return whether nobody else has written it."""
         transaction = self._table.transaction() if exists else self._creating(schema)
         summary = {}
         if name is not None:
@@ -250,7 +263,16 @@ class Iceberg:
             written += 1
         if not written:
             transaction.append(schema.empty_table(), snapshot_properties=summary)
-        self._commit(transaction, name if exists else None, note)
+        try:
+            return self._commit(transaction, name if exists else None, note)
+        except (
+            self._iceberg.exceptions.CommitFailedException,
+            self._iceberg.exceptions.TableAlreadyExistsError,
+        ):
+            self._look()
+            if name is not None and self.noted(name) is not None:
+                return False
+            raise
 
     # ---- to read ----
 

@@ -74,6 +74,9 @@ class Lake(Protocol):
     def target(self) -> pa.Schema | None:
         """Return the columns that rows are written with, None if there is no table."""
 
+    def refuse_unwritable(self) -> None:
+        """Raise PlanError for a table that the library reads and cannot write."""
+
     def refuse_stream(self) -> None:
         """Raise PlanError for a table that may refuse rows when the store has committed them."""
 
@@ -91,8 +94,11 @@ class Lake(Protocol):
 
     def load(
         self, rows: Loaded, schema: pa.Schema, *, exists: bool, name: str | None, note: Note
-    ) -> None:
-        """Write a batch by one commit; with a ``name`` its note too, and nothing if the note is there."""
+    ) -> bool:
+        """Write a batch by one commit; with a ``name`` its note too, and nothing if the note is there.
+
+        Return whether it was written: another one of that name may have been faster.
+        """
 
 
 class LakeReader(Protocol):
@@ -194,6 +200,16 @@ def lake_refused(errors: tuple[type[Exception], ...], where: str) -> Iterator[No
             expected="a table, and a version, that are there",
             next_step="check the place and the version",
         ) from error
+
+
+def unwritable(what: str, where: str) -> PlanError:
+    """Return the error of a table that the library cannot write."""
+    return PlanError(
+        f"the library cannot write a table {what}",
+        where=where,
+        expected="a table that it can read and write",
+        next_step="upgrade the library, or write to another table and copy it with the engine that made this one",
+    )
 
 
 def said(error: Exception) -> str:

@@ -152,6 +152,7 @@ def _loaded(
             )
         if there is not None:
             refuse_misfit(schema, there, table.partitions(), lake)
+            table.refuse_unwritable()
     target = schema if there is None else there
     fitted = fitting(target, where)
 
@@ -162,12 +163,12 @@ def _loaded(
     rows = Loaded(batches())
     try:
         with lake_failed(table.errors, where):
-            table.load(rows, target, exists=there is not None, name=name, note=_RUN)
+            is_new = table.load(rows, target, exists=there is not None, name=name, note=_RUN)
     except StepError:
         if rows.error is not None:
             raise rows.error from None
         raise
-    return rows.rows
+    return rows.rows if is_new else 0
 
 
 class LakeWriter:
@@ -198,6 +199,7 @@ class LakeWriter:
                 there = self._table.target()
             assert there is not None, "it was just made"
             refuse_misfit(schema, there, self._table.partitions(), sink.lake)
+            self._table.refuse_unwritable()
             self._table.refuse_stream()
         return there
 
