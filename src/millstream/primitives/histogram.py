@@ -64,6 +64,10 @@ class Histogram:
             for value in values.tolist():
                 self.record(value)
             return
+        first = int(values[0])
+        if first == int(values[-1]) and bool((values == first).all()):
+            self.record(first, int(values.size))
+            return
         counts = np.bincount(_cells_of(values))
         cells = np.flatnonzero(counts)
         for cell, count in zip(cells.tolist(), counts[cells].tolist(), strict=True):

@@ -51,6 +51,8 @@ class GroupKernel:
         for kernel in self._kernels:
             self.partial_parts |= kernel.partial
             self.merge_parts |= kernel.merge
+        prepared = {name: e for kernel in self._kernels for name, e in kernel.prepared.items()}
+        self._prepared = [expression.alias(name) for name, expression in prepared.items()]
         self.kind: WindowKind | None = None
         window = aggregation.window
         if window is not None and not isinstance(window.windows, CountWindow):
@@ -94,6 +96,7 @@ class GroupKernel:
         """Return the output rows of groups, each in one row, sorted by window and keys, nulls first."""
         columns = self._columns(is_closed=is_closed)
         try:
+            states = states.with_columns(self._prepared) if self._prepared else states
             frame = states.select(columns)
         except pl.exceptions.InvalidOperationError as error:
             raise StepError(
@@ -116,6 +119,7 @@ class GroupKernel:
 
     def final_lazy(self, states: pl.LazyFrame) -> pl.LazyFrame:
         """Return the same as it is computed, for groups that may be more than memory holds."""
+        states = states.with_columns(self._prepared)
         frame, order = states.select(self._columns(is_closed=True)), self._order()
         return frame.sort(order, nulls_last=False) if order else frame
 
@@ -352,8 +356,8 @@ def _greatest(index: int, value: pl.Expr, k: int) -> Kernel:
 
 def _quantile(index: int, value: pl.Expr, q: float) -> Kernel:
     values = part_name(index, "values")
-    ordered = pl.col(values).list.sort()
-    place = (pl.col(values).list.len().cast(pl.Float64) - 1) * q
+    ordered = pl.col(values)
+    place = (ordered.list.len().cast(pl.Float64) - 1) * q
     below = place.floor()
     low = ordered.list.get(below.cast(pl.Int64), null_on_oob=True)
     high = ordered.list.get(place.ceil().cast(pl.Int64), null_on_oob=True)
@@ -361,5 +365,6 @@ def _quantile(index: int, value: pl.Expr, q: float) -> Kernel:
     return Kernel(
         {values: value.drop_nulls().implode()},
         {values: pl.col(values).explode().drop_nulls().implode()},
-        pl.when(pl.col(values).list.len() > 0).then(between),
+        pl.when(ordered.list.len() > 0).then(between),
+        prepared={values: ordered.list.sort()},
     )

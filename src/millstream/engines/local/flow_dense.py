@@ -26,7 +26,6 @@ from millstream.engines.local.flow_aggregate import ROWS, GroupKernel
 from millstream.engines.local.flow_dense_keys import Codes, Keys, TooLarge, keys_of
 from millstream.engines.local.flow_dense_parts import Arrays, Counted, Part, parts_of
 from millstream.engines.local.flow_state import (
-    GROUPS_MIN,
     PARTIALS_MAX,
     Blob,
     Changelog,
@@ -45,6 +44,10 @@ _WINDOW_PLACES: Final = 1_000
 """What a window costs at least, as each is looked at by itself."""
 
 _EMPTY_PLACES: Final = 65_536
+
+GROUPS_MIN: Final = 100_000
+"""Below so many stored groups a snapshot is not worth its while: to load them takes some 20 ms."""
+
 _SNAPSHOT_TIMES: Final = 4
 """A snapshot is taken when so many times more groups are stored than there are."""
 
@@ -95,7 +98,7 @@ class DenseWindows:
         frames = [decoded(data, checksum, where) for _, checksum, data in stored]
         if frames:
             merged = self._kernel.merge(pl.concat(frames).lazy()).collect()
-            starts = merged[WINDOW_START].to_physical().to_numpy()
+            starts = merged[WINDOW_START].cast(pl.Int64).to_numpy()
             merged = merged.filter(starts + self._size_us > self._closed_until_us)
             with np.errstate(invalid="ignore", over="ignore"):
                 self._take(merged)
@@ -104,7 +107,7 @@ class DenseWindows:
         if not states.height:
             return
         codes = self._codes(states)
-        windows = states[WINDOW_START].to_physical().to_numpy() // self._size_us
+        windows = states[WINDOW_START].cast(pl.Int64).to_numpy() // self._size_us
         for window in np.unique(windows).tolist():
             chosen = windows == window
             arrays = self._arrays(window)
@@ -151,7 +154,7 @@ class DenseWindows:
         if self._is_due(0 if touched is None else touched.height):
             return closed, self.changelog.replace(_stored(self.states()))
         if touched is not None and closed is not None:
-            starts = touched[WINDOW_START].to_physical()
+            starts = touched[WINDOW_START].cast(pl.Int64)
             touched = touched.filter(starts + self._size_us > until_us)
         return closed, self.changelog.append(() if touched is None else _stored(touched))
 
@@ -165,7 +168,7 @@ class DenseWindows:
             return self.states()
         frames = [pl.DataFrame(schema=self._schema)]
         codes = self._codes(touched)
-        windows = touched[WINDOW_START].to_physical().to_numpy() // self._size_us
+        windows = touched[WINDOW_START].cast(pl.Int64).to_numpy() // self._size_us
         for window in sorted(set(windows.tolist()) & self._windows.keys()):
             frames.append(self._state_of(window, np.unique(codes[windows == window])))
         return pl.concat(frames)
@@ -179,7 +182,7 @@ class DenseWindows:
     def _add(self, rows: pl.DataFrame) -> pl.DataFrame:
         """Add rows to their windows, and return the state of these rows alone."""
         inputs = self._kernel.inputs_of(rows)
-        windows = inputs[TIME].to_physical().to_numpy() // self._size_us
+        windows = inputs[TIME].cast(pl.Int64).to_numpy() // self._size_us
         codes = self._codes(inputs)
         first, size = int(windows.min()), self._keys.size
         span = int(windows.max()) - first + 1
@@ -252,8 +255,10 @@ class DenseWindows:
             columns[self._key] = self._keys.values(codes)
         for part in self._parts:
             columns |= part.columns(arrays)
-        frame = pl.DataFrame({name: columns[name] for name in self._schema})
-        return frame.cast(self._schema)
+        # Column by column: a cast of the frame would be a query.
+        return pl.DataFrame(
+            [columns[name].cast(kind).alias(name) for name, kind in self._schema.items()]
+        )
 
 
 def _counted(inputs: pl.DataFrame, places: Codes, length: int) -> tuple[Counted, Codes]:
@@ -268,6 +273,5 @@ def _counted(inputs: pl.DataFrame, places: Codes, length: int) -> tuple[Counted,
 
 def _stored(states: pl.DataFrame) -> tuple[Blob, ...]:
     """Return what is stored of states: integers as narrow as they can be, which is quicker than to compress them."""
-    integers = [name for name, kind in states.schema.items() if kind == pl.Int64]
-    narrow = states.with_columns(states[name].shrink_dtype() for name in integers)
-    return encoded(narrow, compression="uncompressed")
+    columns = [column.shrink_dtype() if column.dtype == pl.Int64 else column for column in states]
+    return encoded(pl.DataFrame(columns), compression="uncompressed")

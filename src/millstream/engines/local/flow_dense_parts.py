@@ -45,7 +45,9 @@ class Counted:
 
     def values(self, name: str) -> tuple[Values, Codes]:
         """Return the values of a column that are not null, and their places."""
-        column = self.inputs[name].to_physical()
+        column = self.inputs[name]
+        if column.dtype.is_temporal():
+            column = column.cast(pl.Int64)
         if not column.null_count():
             return column.to_numpy(), self.places
         known = column.is_not_null().to_numpy()

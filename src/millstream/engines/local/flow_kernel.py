@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TypeVar
 
 import polars as pl
@@ -23,6 +23,8 @@ class Kernel:
     partial: dict[str, pl.Expr]
     merge: dict[str, pl.Expr]
     final: pl.Expr
+    prepared: dict[str, pl.Expr] = field(default_factory=dict)
+    """Columns of state as ``final`` wants them: what it uses several times is computed once."""
 
 
 def own_kernel(own: OwnAggregator, value: pl.Expr, state: str) -> Kernel:

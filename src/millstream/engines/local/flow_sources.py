@@ -266,7 +266,7 @@ def event_times(
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
     """Return the event time of each row in microseconds, and for which rows it is known."""
     if isinstance(time, Column):
-        series = frame[time.name].to_physical()
+        series = frame[time.name].cast(pl.Int64)
     else:
         series = frame.select(compiled(time, schema).cast(pl.Int64).alias("t"))["t"]
     if series.null_count() == 0:

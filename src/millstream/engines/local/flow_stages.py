@@ -198,7 +198,7 @@ class AggregationStage(Clockless):
     def are_timely(self, side: int, rows: pl.DataFrame) -> bool:
         """Return whether no window of a row was closed, where the windows are simple arithmetic."""
         del side
-        times = rows[self._on].to_physical()
+        times = rows[self._on].cast(pl.Int64)
         if times.null_count():
             return False
         late_from_us = self._kind.late_from_us(times.to_numpy())

@@ -184,7 +184,7 @@ class _Tumbling(FixedKind):
     def first_due_us(self, states: pl.DataFrame, after_us: int) -> int | None:
         # Nothing that is complete stays in the state of such windows; and this is asked for each micro-batch.
         del after_us
-        start = states[WINDOW_START].to_physical().min()
+        start = states[WINDOW_START].cast(pl.Int64).min()
         assert start is None or isinstance(start, int)
         return None if start is None else start + self._size_us
 
