@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -172,6 +172,33 @@ def test_a_function_before_a_window_gives_it_its_time(world: LocalWorld) -> None
         .agg(n=agg.sum("n"))
     )
     assert sum(row["n"] for row in both_ways(world, flow)) == 72
+
+
+def test_an_exit_in_an_awaited_function_is_that_of_the_program(world: LocalWorld) -> None:
+    cancelled = []
+
+    async def leaving(event: dict[str, Any]) -> dict[str, Any]:
+        if event["n"] == 3:
+            raise SystemExit(7)
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.append(event["n"])
+            raise
+        return event
+
+    async def rows() -> AsyncIterator[dict[str, Any]]:
+        yield {"n": 1}
+        raise SystemExit(8)
+
+    flow = world.read("events").async_map(leaving, NAMED, concurrency=4, on_error="skip")
+    with pytest.raises(SystemExit, match="7"):
+        flow.collect()
+    with pytest.raises(SystemExit, match="8"):
+        world.flows.read(rows, schema={"n": int}).collect()
+    # The loop goes on, and so what the others did in it was ended there.
+    assert world.read("events").async_map(awaited, NAMED, on_error="skip").collect().num_rows == 7
+    assert cancelled == [0, 1, 2]
 
 
 def test_explode_makes_a_row_of_each_value(world: LocalWorld) -> None:

@@ -141,6 +141,13 @@ class _Raised:
         self.error = error
 
 
+class _Ended(Exception):
+    """``sys.exit()`` in an awaited function: it would end the thread of the loop, and nobody would hear of it."""
+
+    def __init__(self, error: SystemExit | KeyboardInterrupt) -> None:
+        self.error = error
+
+
 async def _gathered(
     function: Callable[[dict[str, Any]], Awaitable[Any]],
     events: Sequence[dict[str, Any]],
@@ -154,10 +161,18 @@ async def _gathered(
         for index, event in waiting:
             try:
                 results[index] = await function(dict(event))
+            except (SystemExit, KeyboardInterrupt) as error:
+                raise _Ended(error) from None
             except Exception as error:  # noqa: BLE001 - the policy of the step decides
                 results[index] = _Raised(error)
 
-    await asyncio.gather(*(work() for _ in range(min(concurrency, len(events)))))
+    working = [asyncio.ensure_future(work()) for _ in range(min(concurrency, len(events)))]
+    try:
+        await asyncio.gather(*working)
+    except BaseException:
+        for one in working:
+            one.cancel()
+        raise
     return results
 
 
@@ -178,13 +193,22 @@ def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
             thread.start()
             _loops[:] = [(thread, loop)]
         loop = _loops[-1][1]
-    running = asyncio.run_coroutine_threadsafe(work, loop)
+    running = asyncio.run_coroutine_threadsafe(_guarded(work), loop)
     try:
         return running.result()
+    except _Ended as ended:
+        raise ended.error from None
     except BaseException:
         # Ctrl-C ends the one who waits; what it waited for must not go on by itself.
         running.cancel()
         raise
+
+
+async def _guarded(work: Coroutine[Any, Any, T]) -> T:
+    try:
+        return await work
+    except (SystemExit, KeyboardInterrupt) as error:
+        raise _Ended(error) from None
 
 
 def _json(event: Mapping[str, Any]) -> str:
