@@ -15,6 +15,7 @@ import pytest
 
 import millstream as ms
 from millstream.flows.kept import KeptState
+from tests.refusals import refused
 
 MODULE = """
 from dataclasses import dataclass
@@ -73,6 +74,17 @@ def shop(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, An
     del sys.modules["shop"]
 
 
+def test_a_null_key_can_be_asked_for(tmp_path: Path) -> None:
+    with ms.App("shop", store=tmp_path / "null.mill", durability="process") as app:
+        clicks = app.topic("clicks", schema={"user": str | None, "at": ms.Timestamp})
+        clicks.append([{"user": user, "at": NOON} for user in (None, "ann", None)])
+        window = app.read(clicks).window(ms.tumbling("1h"), on="at").group_by("user")
+        flow = window.agg(hits=ms.count()).write("hits")
+        flow.stream(until="now")
+        [state] = flow.state(key=(None,))
+        assert [(row["user"], row["hits"]) for row in state.rows] == [(None, 2)]
+
+
 class AtCommits:
     """A stop that looks at the flow before each micro-batch, and stops once it has seen rows."""
 
@@ -112,6 +124,8 @@ def test_open_windows_are_shown_with_their_aggregates(shop: dict[str, Any]) -> N
     assert [row["page"] for row in one.rows] == ["/a"]
     [limited] = flow.state(rows_max=2)
     assert (limited.rows_total, len(limited.rows)) == (3, 2)
+    with refused(ms.errors.ConfigurationError, "rows_max=-1", "0 or more"):
+        flow.state(rows_max=-1)
 
 
 def test_another_process_looks_at_a_flow_that_streams(shop: dict[str, Any]) -> None:

@@ -57,6 +57,13 @@ def kept_states(
     store: Store, plan: Plan, name: str, *, step: int | None, key: Key, rows_max: int
 ) -> tuple[KeptState, ...]:
     """Return what the steps of a stream keep; see ``Flow.state``. Raises ConfigurationError."""
+    if rows_max < 0:
+        raise ConfigurationError(
+            f"rows_max={rows_max}",
+            where=f"flow {name!r}",
+            expected="how many rows of each state are given: 0 or more",
+            next_step="leave it out for the default",
+        )
     places = [*_places(plan)]
     numbers = sorted({place.step for place in places})
     if step is not None and step not in numbers:
