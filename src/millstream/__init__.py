@@ -36,6 +36,8 @@ from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.lakes import delta, iceberg
 from millstream.flows.learning import Model
 from millstream.flows.report import Progress, RunReport
+from millstream.flows.sequence import Sequencer
+from millstream.flows.sequence_options import SequenceOptions, audio_video, ledger
 from millstream.flows.sql import sql, sql_table
 from millstream.flows.trigger_conditions import after, arrival, gathered
 from millstream.flows.webhook import webhook
@@ -85,6 +87,8 @@ __all__ = [
     "PartitionLag",
     "Progress",
     "RunReport",
+    "SequenceOptions",
+    "Sequencer",
     "Signature",
     "Task",
     "TaskState",
@@ -98,6 +102,7 @@ __all__ = [
     "arg_max",
     "arg_min",
     "arrival",
+    "audio_video",
     "calendar",
     "chain",
     "chord",
@@ -117,6 +122,7 @@ __all__ = [
     "hopping",
     "iceberg",
     "last",
+    "ledger",
     "lit",
     "max",
     "mean",
