@@ -36,7 +36,7 @@ from millstream.flows.keyed_context import KeyedContext
 from millstream.flows.lakes import delta, iceberg
 from millstream.flows.learning import Model
 from millstream.flows.report import Progress, RunReport
-from millstream.flows.sequence import Sequencer
+from millstream.flows.sequence import Sequencer, sequence_frames
 from millstream.flows.sequence_options import SequenceOptions, audio_video, ledger
 from millstream.flows.sql import sql, sql_table
 from millstream.flows.trigger_conditions import after, arrival, gathered
@@ -130,6 +130,7 @@ __all__ = [
     "min",
     "n_unique",
     "quantile",
+    "sequence_frames",
     "session",
     "signals",
     "sliding",

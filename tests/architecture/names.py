@@ -65,6 +65,7 @@ EXPORTED = [
     "min",
     "n_unique",
     "quantile",
+    "sequence_frames",
     "session",
     "signals",
     "sliding",

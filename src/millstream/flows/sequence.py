@@ -16,7 +16,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Iterable, Sequence
 from hashlib import blake2b
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -25,6 +25,9 @@ from millstream.flows.sequence_options import SequenceOptions, is_integer
 from millstream.flows.sequence_output import Counts, Event, Key, Payload, Request, Sequenced
 from millstream.primitives.codec import decode, encode
 from millstream.primitives.errors import MillstreamError, PayloadError, PlanError, SchemaError
+
+if TYPE_CHECKING:
+    from millstream.flows.sequence_frames import FrameSequencer
 
 _WHERE: Final = "Sequencer"
 _VERSION: Final = 1
@@ -275,7 +278,7 @@ class Sequencer:
             ):
                 return False
         counts.received += 1
-        state.heard_us = now_us
+        state.heard_us = max(state.heard_us, now_us)
         state.take(held if seq == held.seq else held._replace(seq=seq), now_us, out)
         if state.gaps:
             while len(state.buffer) > options.max_events:
@@ -392,6 +395,24 @@ class Sequencer:
             self._keep_timers(state)
             return True
         return False
+
+
+def sequence_frames(
+    options: SequenceOptions | None = None,
+    *,
+    key: str,
+    seq: str,
+    time: str | None = None,
+    resend: Callable[[Sequence[Request]], object] | None = None,
+) -> FrameSequencer:
+    """Return a sequencer that takes Polars frames and gives them in order: the same outcome, at the speed of columns.
+
+    ``key``, ``seq`` and ``time`` are names of columns. Raises PlanError as ``Sequencer`` does. The first one of a
+    process imports Polars.
+    """
+    from millstream.flows.sequence_frames import FrameSequencer
+
+    return FrameSequencer(options, key=key, seq=seq, time=time, resend=resend)
 
 
 def _is_first(entry: tuple[int, int, KeyedSequence]) -> bool:

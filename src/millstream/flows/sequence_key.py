@@ -19,6 +19,7 @@ from operator import attrgetter
 from typing import Any, Final, NamedTuple
 
 from millstream.flows.sequence_arrivals import Arrivals
+from millstream.flows.sequence_memory import UNKNOWN, Delivered
 from millstream.flows.sequence_options import FIRST, SequenceOptions
 from millstream.flows.sequence_output import (
     Counts,
@@ -35,8 +36,6 @@ from millstream.flows.sequence_output import (
 )
 from millstream.primitives.errors import StepError
 
-UNKNOWN: Final = 0
-"""A digest that cannot be compared."""
 REQUESTS_MAX: Final = 10
 LATER_ARRIVALS: Final = 3
 """After so many arrivals of later numbers one counts as lost: TCP's three duplicate acknowledgements (RFC 5681)."""
@@ -77,65 +76,6 @@ class OpenGap:
         part = OpenGap(first, last, self.opened_us, self.deadline_us)
         part.later, part.asked, part.asked_us = self.later, self.asked, self.asked_us
         return part
-
-
-class Delivered:
-    """Digests of the last delivered numbers: at least ``limit`` of them, at most twice as many. Eight bytes each."""
-
-    __slots__ = ("_firsts", "_limit", "_runs", "_total")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._firsts: list[int] = []
-        self._runs: list[array[int]] = []
-        self._total = 0
-
-    def add(self, seq: int, digest: int) -> None:
-        """Add the next one."""
-        if self._runs and self._firsts[-1] + len(self._runs[-1]) == seq:
-            self._runs[-1].append(digest)
-        else:
-            self._firsts.append(seq)
-            self._runs.append(array("Q", (digest,)))
-        self._total += 1
-        if self._total > 2 * self._limit:
-            self._trim()
-
-    def add_run(self, first: int, digests: array[int]) -> None:
-        """Add many that follow each other."""
-        self._firsts.append(first)
-        self._runs.append(digests)
-        self._total += len(digests)
-        if self._total > 2 * self._limit:
-            self._trim()
-
-    def find(self, seq: int) -> int | None:
-        """Return the digest of a number, or None if it was not delivered or is too long ago."""
-        at = bisect_right(self._firsts, seq) - 1
-        if at < 0 or seq - self._firsts[at] >= len(self._runs[at]):
-            return None
-        return self._runs[at][seq - self._firsts[at]]
-
-    def dump(self, floor: int) -> list[Any]:
-        """Return stretches from ``floor`` on: where each begins, and its digests."""
-        found: list[Any] = []
-        for first, run in zip(self._firsts, self._runs, strict=True):
-            kept = list(run[max(0, floor - first) :])
-            begin = max(first, floor)
-            if found and found[-1][0] + len(found[-1][1]) == begin:
-                found[-1][1].extend(kept)
-            elif kept:
-                found.append([begin, kept])
-        return found
-
-    def _trim(self) -> None:
-        while self._total - len(self._runs[0]) >= self._limit:
-            self._total -= len(self._runs.pop(0))
-            del self._firsts[0]
-        surplus = self._total - self._limit
-        del self._runs[0][:surplus]
-        self._firsts[0] += surplus
-        self._total -= surplus
 
 
 class KeyedSequence:
@@ -401,6 +341,20 @@ class KeyedSequence:
         if self.arrivals is not None:
             self.arrivals = Arrivals(self._options.max_wait_us)
         self._deliver(first, out)
+
+    def pass_to(self, following: int, digests: array[int]) -> None:
+        """Go on to a number: all before it are given elsewhere, those that wait here among them.
+
+        ``digests`` are those of the last ones.
+        """
+        if self.gaps:
+            for seq in [seq for seq in self.buffer if seq < following]:
+                self._release(self.buffer.pop(seq))
+            self.gaps = [gap for gap in self.gaps if gap.last >= following]
+            if self.gaps:
+                self.gaps[0].first = max(self.gaps[0].first, following)
+        self.next = following
+        self.delivered.add_run(following - len(digests), digests)
 
     # ---- the buffer -----------------------------------------------------------------------------
 

@@ -1,0 +1,156 @@
+"""Sequences of frames: columns, rows that wait, stops, and what is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import polars as pl
+import pytest
+
+import millstream as ms
+from millstream.flows.sequence_output import Gap
+from millstream.primitives.errors import PlanError, SchemaError, StepError
+from tests.refusals import refused
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+def frame(*numbers: int, key: Any = "k", after_s: float = 0) -> pl.DataFrame:
+    return pl.DataFrame(
+        {
+            "key": [key] * len(numbers),
+            "seq": list(numbers),
+            "at": [NOON + timedelta(seconds=after_s)] * len(numbers),
+            "list": [[n, None] for n in numbers],
+            "day": [NOON.date()] * len(numbers),
+        }
+    )
+
+
+def sequencer(**options: Any) -> Any:
+    chosen = ms.SequenceOptions(**{"start": 1, **options})
+    return ms.sequence_frames(chosen, key="key", seq="seq", time="at")
+
+
+def test_rows_come_out_in_order_with_all_their_columns():
+    machine = sequencer()
+    assert machine.feed(frame(2, 1, 4)).ordered.equals(frame(1, 2))
+    assert machine.feed(frame(3)).ordered.equals(frame(3, 4))
+    assert (machine.counts.ordered, machine.awaited("k")) == (4, 5)
+
+
+def test_rows_of_many_batches_wait_and_are_given_at_the_deadline():
+    machine = sequencer()
+    for n in (4, 3, 6):
+        assert machine.feed(frame(n)).ordered.height == 0
+    due = machine.due_us
+    out = machine.advance(due)
+    assert out.ordered.equals(frame(3, 4, 6))
+    assert [(gap.first, gap.last) for gap in out.gaps] == [(1, 2), (5, 5)]
+
+
+def test_late_rows_and_duplicates_come_with_what_they_say():
+    machine = sequencer()
+    machine.feed(frame(1, 3))
+    out = machine.feed(frame(2, 3, after_s=5))
+    [late], [twice] = out.late, out.duplicates
+    assert late.event.payload == frame(2, after_s=5).row(0, named=True)
+    assert twice.event.payload == frame(3, after_s=5).row(0, named=True)
+    assert twice.same is True  # though its time is another one
+
+
+def test_rows_that_wait_survive_a_stop_with_their_types():
+    machine = sequencer(gap="hold")
+    machine.feed(frame(1, 3))
+    again = type(machine).load(machine.dump(), machine.options, key="key", seq="seq", time="at")
+    assert again.feed(frame(2)).ordered.equals(frame(2, 3))
+
+
+def test_digests_of_another_version_of_polars_are_not_compared(monkeypatch: pytest.MonkeyPatch):
+    machine = sequencer()
+    machine.feed(frame(1))
+    kept = machine.dump()
+    monkeypatch.setattr(pl, "__version__", "99")
+    again = type(machine).load(kept, machine.options, key="key", seq="seq", time="at")
+    assert again.feed(frame(1)).duplicates[0].same is None
+    assert again.counts.conflicts == 0
+
+
+def test_a_frame_without_rows_moves_nothing():
+    machine = sequencer()
+    assert machine.feed(frame().cast(frame(1).schema)).taken == 0
+    machine.feed(frame(2))
+    assert machine.feed(frame().cast(frame(1).schema)).ordered.schema == frame(1).schema
+    assert machine.end().ordered.equals(frame(2))
+
+
+def test_without_other_columns_duplicates_say_the_same():
+    machine = ms.sequence_frames(ms.SequenceOptions(start=1), key="key", seq="seq", time="at")
+    few = frame(1).select("key", "seq", "at")
+    machine.feed(few)
+    assert machine.feed(few).duplicates[0].same is True
+
+
+def test_what_is_missing_is_asked_for_once_a_call():
+    calls: list[Any] = []
+    options = ms.SequenceOptions(gap="request", start=1)
+    machine = ms.sequence_frames(options, key="key", seq="seq", time="at", resend=calls.append)
+    machine.feed(frame(2, 3, 4))
+    assert [[(r.first, r.last) for r in call] for call in calls] == [[(1, 1)]]
+    machine.advance(machine.due_us)
+    assert len(calls) == 2
+
+
+def test_a_source_is_held_back_row_by_row():
+    machine = sequencer(gap="hold", overflow="block", max_events=1)
+    assert machine.feed(frame(2, 3)).taken == 1
+    assert machine.feed(frame(1)).ordered.equals(frame(1, 2))
+
+
+def test_fail_stops():
+    machine = sequencer(gap="fail")
+    machine.feed(frame(2))
+    with refused(StepError, "lacks 1"):
+        machine.feed(frame(3, after_s=2))
+    with refused(StepError, "lacks 1"):
+        machine.feed(frame(1))
+
+
+def test_a_limit_of_all_keys_is_kept():
+    machine = sequencer(max_keys=2)
+    machine.feed(pl.concat([frame(1, key=key) for key in "abc"]))
+    assert [machine.awaited(key) for key in "abc"] == [None, 2, 2]
+    many = sequencer(max_bytes=150)
+    out = many.feed(pl.concat([frame(2, 3, 4, key=key) for key in "ab"]))
+    assert many.counts.buffered_bytes <= 150
+    assert out.gaps[0] == Gap("a", 1, 1, out.gaps[0].opened_us, out.gaps[0].closed_us, "overflow")
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"),
+    [
+        (frame(1).drop("seq"), "seq"),
+        (frame(1).with_columns(pl.lit(None, pl.Int64).alias("seq")), "null in 1 rows"),
+        (frame(1).with_columns(pl.lit(None, pl.String).alias("key")), "'key' is null"),
+        (frame(1).with_columns(seq=pl.lit("x")), "String"),
+        (frame(1).with_columns(seq=pl.lit(2**63, pl.UInt64)), "64 bits"),
+        (frame(1).with_columns(at=pl.lit(1.5)), "Float64"),
+    ],
+)
+def test_columns_that_do_not_fit_are_refused(bad: pl.DataFrame, said: str):
+    with refused(SchemaError, said):
+        sequencer().feed(bad)
+
+
+def test_other_columns_than_before_and_numbers_beyond_the_modulo_are_refused():
+    machine = sequencer()
+    machine.feed(frame(1))
+    with refused(SchemaError, "the same in each frame"):
+        machine.feed(frame(2).drop("day"))
+    with refused(SchemaError, "from 0 to 65,535"):
+        ms.sequence_frames(ms.audio_video(), key="key", seq="seq", time="at").feed(frame(65_536))
+    with refused(SchemaError, "what time it is"):
+        ms.sequence_frames(key="key", seq="seq").feed(frame(1))
+    with refused(PlanError, "resend"):
+        ms.sequence_frames(key="key", seq="seq", resend=print)
