@@ -180,6 +180,15 @@ def test_a_redis_of_our_own_keeps_what_it_is_told_to(
         socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
+def test_sequences(tmp_path: Path):
+    figures = run("sequence", tmp_path)["figures"]
+    for figure in figures:
+        check(figure)
+    assert [figure["target"] for figure in figures] == [3e6, 1e6, None]
+    assert figures[1]["peers"]["a heap a key"] > 0
+    assert figures[2]["peers"]["a heap a key"] is None
+
+
 def test_flows(tmp_path: Path):
     figures = run("flows", tmp_path)["figures"]
     for figure in figures:
