@@ -243,4 +243,4 @@ def _inner(kind: pl.List | pl.Array) -> pl.DataType:
 
 
 def _instance(kind: object) -> pl.DataType:
-    return kind if isinstance(kind, pl.DataType) else kind()  # type: ignore[operator]  # a class is called, which the stubs do not know
+    return kind if isinstance(kind, pl.DataType) else kind()  # type: ignore[operator]  # else it is a class
