@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from millstream.engines.local.flows import LocalFlows
 from millstream.engines.local.log import LocalLog
 from millstream.flows.triggers import TriggerRegistry
 from millstream.log.definition import topic_spec
-from millstream.primitives.errors import ConfigurationError, StoreClosed
+from millstream.primitives.errors import ConfigurationError, StoreClosed, StoreStopped
 from millstream.primitives.telemetry import set_listener
 from millstream.store import Store
 from millstream.testing import FaultyDisk, VirtualClock
@@ -140,22 +141,13 @@ def test_a_store_that_is_closed_ends_it(app: ms.App) -> None:
         set_listener(None)
 
 
-def test_a_failure_that_the_full_disk_cannot_take_is_told_and_waits_too(
-    store_path: Path, clock: VirtualClock
-) -> None:
-    """note ──▶ the disk is full: neither the run nor its failure can be stored ──5s──▶ there is room: run"""
-    disk, stop = FaultyDisk(), threading.Event()
-    heard: list[tuple[int, str]] = []
-
-    def report(line: str) -> None:
-        heard.append((clock.now_us(), line))
-        disk.heal()
-        if len(heard) == 1:
-            clock.advance("4990ms")
-        else:
-            stop.set()
-
-    with Store.open(store_path, disk=disk, durability="process", clock=clock) as store:
+@contextmanager
+def on_faulty_disk(
+    path: Path, clock: VirtualClock, durability: str
+) -> Iterator[tuple[TriggerRegistry, FaultyDisk]]:
+    """A trigger that copies a topic, due, on a disk that may fail."""
+    disk = FaultyDisk()
+    with Store.open(path, disk=disk, durability=durability, clock=clock) as store:
         store.duty.stop()
         log = LocalLog(store)
         spec = {"key": None, "partitions": 1, "retention": None, "retention_bytes": None}
@@ -167,6 +159,27 @@ def test_a_failure_that_the_full_disk_cannot_take_is_told_and_waits_too(
         def job() -> ms.Flow:
             return LocalFlows(log).read_topic("orders").write("copies")
 
+        yield triggers, disk
+        disk.heal()
+        log.close()
+
+
+def test_a_failure_that_the_full_disk_cannot_take_is_told_and_waits_too(
+    store_path: Path, clock: VirtualClock
+) -> None:
+    """note ──▶ the disk is full: neither the run nor its failure can be stored ──5s──▶ there is room: run"""
+    stop = threading.Event()
+    heard: list[tuple[int, str]] = []
+    with on_faulty_disk(store_path, clock, "process") as (triggers, disk):
+
+        def report(line: str) -> None:
+            heard.append((clock.now_us(), line))
+            disk.heal()
+            if len(heard) == 1:
+                clock.advance("4990ms")
+            else:
+                stop.set()
+
         once_at(
             "trigger.noted",
             lambda: disk.fail("write", name="catalog.db-wal", error=errno.ENOSPC),
@@ -175,14 +188,27 @@ def test_a_failure_that_the_full_disk_cannot_take_is_told_and_waits_too(
             triggers.run(stop=stop, report=report)
         finally:
             set_listener(None)
-            disk.heal()
-            log.close()
         assert [one.runs for one in triggers.list()] == [1]
     (failed_us, failed), (done_us, done) = heard
     assert failed.startswith("trigger job failed, and is tried again in 5 s")
     assert "space" in failed
     assert done.startswith("flow job: batch, 1 rows in")
     assert done_us - failed_us >= 5_000_000
+
+
+def test_a_store_that_may_not_be_written_to_any_more_ends_it(
+    store_path: Path, clock: VirtualClock
+) -> None:
+    with on_faulty_disk(store_path, clock, "disk") as (triggers, disk):
+        once_at("trigger.noted", lambda: disk.fail("sync", error=errno.EIO))
+        heard: list[str] = []
+        try:
+            with pytest.raises(StoreStopped):
+                triggers.run(stop=threading.Event(), report=heard.append)
+        finally:
+            set_listener(None)
+        assert heard == []
+        assert [one.failures for one in triggers.list()] == [0], "it can still be looked at"
 
 
 def test_a_flow_that_is_streamed_elsewhere_is_told_and_runs_when_it_is_free(

@@ -179,6 +179,7 @@ def test_a_path_that_the_system_refuses_ends_no_other_trigger(app: ms.App) -> No
     def job() -> ms.Flow:
         return app.read("orders").write("out_job")
 
+    assert "cannot be looked at" in str(app.triggers.list()[0].error), "before any run"
     add(app, 1)
     heard: list[str] = []
     assert app.triggers.run_due(report=heard.append) == 1

@@ -14,7 +14,7 @@ import pytest
 import millstream as ms
 from millstream.engines.local import flow_triggers
 from millstream.engines.local.flow_file_intake import SETTLED_US
-from millstream.engines.local.flow_triggers import BACKOFF
+from millstream.engines.local.flow_trigger_notes import BACKOFF
 from millstream.primitives.backoff import Backoff
 from millstream.primitives.errors import ConfigurationError
 from millstream.primitives.telemetry import set_listener
@@ -64,7 +64,7 @@ def test_cron_follows_the_wall_clock(app: ms.App, clock: VirtualClock) -> None:
     assert app.triggers.run_due() == 0
     clock.jump(1)
     assert app.triggers.run_due() == 1
-    assert only(app).due_us == due_us + 86_400_000_000
+    assert (only(app).due_us, only(app).last_us) == (due_us + 86_400_000_000, due_us)
 
 
 def test_files_count_once_they_were_left_alone_and_again_when_they_change(
@@ -185,6 +185,15 @@ def test_a_note_is_not_stored_over_that_of_another_process(app: ms.App, mode: st
     assert out(app) == ([] if mode == "batch" else [1])
     assert "another process has run it meanwhile" in heard[0]
     assert "tried again" not in heard[0]
+
+
+def test_what_is_due_when_it_is_told_to_stop_is_left(app: ms.App) -> None:
+    declare(app, ms.gathered("orders", events=1), name="first")
+    declare(app, ms.gathered("orders", events=1), name="second")
+    add(app, 1)
+    stop = threading.Event()
+    app.triggers.run(stop=stop, report=lambda line: stop.set())
+    assert [one.runs for one in app.triggers.list()] == [1, 0]
 
 
 def test_triggers_of_a_chain_run_in_one_look_and_only_after_a_success(

@@ -13,7 +13,7 @@ it dies, and another goes on within a second.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import blake2b
@@ -22,6 +22,7 @@ from typing import Final
 from millstream.engines.local.batch import LocalBatch
 from millstream.engines.local.flow_finished import FINISHED
 from millstream.engines.local.flow_trigger_facts import Listings, LocalFacts
+from millstream.engines.local.flow_trigger_notes import BACKOFF, NewNote, Stored, read_trigger
 from millstream.engines.local.log import LocalLog
 from millstream.engines.local.stream import LocalStream
 from millstream.flows.contract import Stop
@@ -29,85 +30,23 @@ from millstream.flows.flow import Flow
 from millstream.flows.limits import BATCH_EVENTS
 from millstream.flows.merging import trains
 from millstream.flows.report import RunReport
-from millstream.flows.trigger_conditions import Condition, Facts, Note
+from millstream.flows.trigger_conditions import Facts, Note
 from millstream.flows.triggers import Trigger, TriggerStatus
-from millstream.primitives.backoff import Backoff
 from millstream.primitives.errors import (
     ConfigurationError,
-    Fenced,
     MillstreamError,
     StoreFull,
     UnknownTopic,
 )
 from millstream.primitives.limits import WAIT_FALLBACK_S
 from millstream.primitives.telemetry import reach
-from millstream.store import Snapshot, Store, Transaction
+from millstream.store import Store, Transaction
 from millstream.store.locks import FileLock
 
-BACKOFF: Final = Backoff.exponential("5s", longest="10m", jitter=False)
-"""How long a trigger whose run has failed waits."""
 LOOK_PAUSE_S: Final = 0.05
 """Between two looks of a process that has nothing to run."""
 ERROR_CHARS_MAX: Final = 4_000
 """How much is kept of what an error says."""
-
-
-@dataclass(frozen=True)
-class _Stored:
-    anchor_us: int
-    seen: Mapping[str, Note]
-    turn: int
-    runs: int = 0
-    last_us: int | None = None
-    failures: int = 0
-    retry_us: int | None = None
-    error: str | None = None
-
-    def noted(self, condition: Condition, facts: Facts) -> Note:
-        """Return what is noted for a condition; what one that is new begins with."""
-        if self.knows(condition, facts):
-            return self.seen[condition.key]
-        return condition.first(facts)
-
-    def knows(self, condition: Condition, facts: Facts) -> bool:
-        """Return whether a note is stored that can be compared with."""
-        return condition.key in self.seen and condition.holds(self.seen[condition.key], facts)
-
-    def held_back_us(self, now_us: int) -> int | None:
-        """Return until when a run that failed is not tried again; None if nothing holds it back."""
-        # Later than any wait is long: the clock was set back since.
-        if self.retry_us is None or self.retry_us > now_us + BACKOFF.longest_us:
-            return None
-        return self.retry_us
-
-
-@dataclass
-class _NewNote:
-    """What a run had before it, to be stored by its last commit."""
-
-    name: str
-    turn: int
-    seen: str
-    now_us: int
-    is_stored: bool = False
-
-    def __call__(self, tx: Transaction) -> None:
-        """Store it. Raises Fenced, which undoes the commit, if another process has stored one since."""
-        params = {
-            "name": self.name,
-            "turn": self.turn,
-            "seen": self.seen,
-            "last_us": self.now_us,
-        }
-        if not tx.run("flows/trigger_done", params):
-            raise Fenced(
-                "another process has run it meanwhile",
-                where=f"trigger {self.name!r}",
-                expected="one process that runs it",
-                next_step="nothing: what is due from now on is run as ever",
-            )
-        reach("trigger.applied")
-        self.is_stored = True
 
 
 @dataclass
@@ -151,10 +90,8 @@ class LocalTriggers:
 
     def _status(self, trigger: Trigger, listings: Listings) -> TriggerStatus:
         now_us = self._store.clock.now_us()
-        stored = self._stored(trigger.name) or _Stored(now_us, {}, turn=0)
+        stored = self._stored(trigger.name) or Stored(now_us, {}, turn=0)
         due_us, failed = _due_us(trigger, stored, self._facts(stored.anchor_us, listings))
-        if failed is not None and self._ends_all(failed):
-            raise failed
         return TriggerStatus(
             name=trigger.name,
             when=tuple(map(str, trigger.conditions)),
@@ -249,7 +186,7 @@ class LocalTriggers:
     def _run(
         self,
         trigger: Trigger,
-        stored: _Stored,
+        stored: Stored,
         facts: LocalFacts,
         session: _Session,
         report: Callable[[str], None],
@@ -258,7 +195,7 @@ class LocalTriggers:
         """Run one flow; what it had before it is stored by its last commit."""
         # Taken before the run: what comes while it goes on counts for the next.
         seen = json.dumps(_seen(trigger, stored, facts))
-        note = _NewNote(trigger.name, stored.turn, seen, facts.now_us)
+        note = NewNote(trigger.name, stored.turn, seen, facts.now_us)
         session.held_back.pop(trigger.name, None)
         reach("trigger.noted")
         try:
@@ -273,7 +210,7 @@ class LocalTriggers:
             reach("trigger.stored")
         report(str(done))  # a stream that was stopped may not have come to its end
 
-    def _ran(self, trigger: Trigger, stop: Stop | None, note: _NewNote) -> RunReport:
+    def _ran(self, trigger: Trigger, stop: Stop | None, note: NewNote) -> RunReport:
         """Run the flow; the note becomes part of its last commit if it runs on this store."""
         flow = _flow_of(trigger)
         if trigger.mode == "batch":
@@ -300,14 +237,12 @@ class LocalTriggers:
     def _failed(
         self,
         name: str,
-        stored: _Stored,
+        stored: Stored,
         error: Exception,
         session: _Session,
         report: Callable[[str], None],
     ) -> None:
-        """Take note of an error and tell it. Raises it if nothing can be run on this store any more."""
-        if self._ends_all(error):
-            raise error
+        """Take note of an error and tell it. Raises StoreClosed, StoreStopped: then nothing can be run any more."""
         wait_us = BACKOFF.bound_us(stored.failures + 1)
         retry_us, text = self._store.clock.now_us() + wait_us, _text(error)
         params = {"name": name, "turn": stored.turn, "retry_us": retry_us, "error": text}
@@ -319,21 +254,15 @@ class LocalTriggers:
         again = f", and is tried again in {wait_us / 1e6:g} s" if is_noted else ""
         report(f"trigger {name} failed{again}: {text}")
 
-    def _mended(self, name: str, stored: _Stored) -> None:
+    def _mended(self, name: str, stored: Stored) -> None:
         """Forget an error: what could not be looked at can be, or what the run failed for is gone."""
         self._store.write(lambda tx: tx.run("flows/trigger_mended", (name, stored.turn)))
 
-    def _ends_all(self, error: Exception) -> bool:
-        """Return whether the store is closed or has stopped; one that a function of the user uses may be another."""
-        return isinstance(error, MillstreamError) and (
-            self._store.closed or self._store.committer.stopped is not None
-        )
-
-    def _stored(self, name: str) -> _Stored | None:
+    def _stored(self, name: str) -> Stored | None:
         with self._store.read() as snapshot:
-            return _read(snapshot, name)
+            return read_trigger(snapshot, name)
 
-    def _known(self, trigger: Trigger, session: _Session) -> _Stored:
+    def _known(self, trigger: Trigger, session: _Session) -> Stored:
         """Return what is stored; a trigger that is new, or has a new condition, begins to wait now."""
         stored = self._stored(trigger.name)
         now_us = self._store.clock.now_us()
@@ -345,14 +274,14 @@ class LocalTriggers:
             return stored
         begun = {one.key: one.first(facts) for one in missing}
 
-        def work(tx: Transaction) -> _Stored:
+        def work(tx: Transaction) -> Stored:
             if stored is None:
                 tx.run("flows/trigger_insert", (trigger.name, now_us, json.dumps(begun)))
             else:
                 kept = json.dumps({**stored.seen, **begun})
                 params = {"name": trigger.name, "turn": stored.turn, "seen": kept}
                 tx.run("flows/trigger_see", params)
-            found = _read(tx, trigger.name)
+            found = read_trigger(tx, trigger.name)
             assert found is not None, "it was just stored"
             return found
 
@@ -364,13 +293,7 @@ class LocalTriggers:
         )
 
 
-def _read(snapshot: Snapshot, name: str) -> _Stored | None:
-    for anchor_us, seen, *rest in snapshot.run("flows/trigger_get", (name,)):
-        return _Stored(anchor_us, json.loads(seen), *rest)
-    return None
-
-
-def _due_us(trigger: Trigger, stored: _Stored, facts: Facts) -> tuple[int | None, Exception | None]:
+def _due_us(trigger: Trigger, stored: Stored, facts: Facts) -> tuple[int | None, Exception | None]:
     """Return when it is due, one that has failed not before its time; and why a condition cannot be looked at."""
     dues, failed = [], None
     for condition in trigger.conditions:
@@ -385,7 +308,7 @@ def _due_us(trigger: Trigger, stored: _Stored, facts: Facts) -> tuple[int | None
     return due_us, failed
 
 
-def _seen(trigger: Trigger, stored: _Stored, facts: Facts) -> dict[str, Note]:
+def _seen(trigger: Trigger, stored: Stored, facts: Facts) -> dict[str, Note]:
     """Return what there is; for a condition that cannot be looked at, what there was."""
     seen = {}
     for condition in trigger.conditions:
