@@ -119,6 +119,11 @@ class Arrival(Condition):
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     """What the file system of a URL is told; credentials perhaps."""
 
+    @property
+    def key(self) -> str:
+        """What it looks at is the path."""
+        return f"files in {shown(self.path)}"
+
     def first(self, facts: Facts) -> Note:
         """Take note of nothing: files that are there already have arrived."""
         del facts
