@@ -12,6 +12,7 @@ import pytest
 from river import linear_model
 
 import millstream as ms
+from millstream.engines.local.flow_trigger_facts import Listings, LocalFacts
 from millstream.engines.local.flow_triggers import ERROR_CHARS_MAX, LocalTriggers
 from millstream.engines.local.flows import LocalFlows
 from millstream.engines.local.log import LocalLog
@@ -23,6 +24,7 @@ from millstream.store import Store
 from millstream.testing import FaultyDisk, VirtualClock
 from tests.triggers_kit import add, declare, once_at, only, opened, out
 
+HOUR_US = 3_600_000_000
 YEAR_US = 365 * 86_400_000_000
 
 
@@ -144,7 +146,7 @@ def test_a_store_that_is_closed_ends_it(app: ms.App) -> None:
 @contextmanager
 def on_faulty_disk(
     path: Path, clock: VirtualClock, durability: str
-) -> Iterator[tuple[TriggerRegistry, FaultyDisk]]:
+) -> Iterator[tuple[TriggerRegistry, FaultyDisk, LocalLog]]:
     """A trigger that copies a topic, due, on a disk that may fail."""
     disk = FaultyDisk()
     with Store.open(path, disk=disk, durability=durability, clock=clock) as store:
@@ -159,7 +161,7 @@ def on_faulty_disk(
         def job() -> ms.Flow:
             return LocalFlows(log).read_topic("orders").write("copies")
 
-        yield triggers, disk
+        yield triggers, disk, log
         disk.heal()
         log.close()
 
@@ -167,16 +169,22 @@ def on_faulty_disk(
 def test_a_failure_that_the_full_disk_cannot_take_is_told_and_waits_too(
     store_path: Path, clock: VirtualClock
 ) -> None:
-    """note ──▶ the disk is full: neither the run nor its failure can be stored ──5s──▶ there is room: run"""
+    """note ──▶ the disk is full: neither the run nor its failure can be stored ──5s──▶ there is room: run
+
+    The clock is set back then, which makes no difference to what comes.
+    """
     stop = threading.Event()
     heard: list[tuple[int, str]] = []
-    with on_faulty_disk(store_path, clock, "process") as (triggers, disk):
+    with on_faulty_disk(store_path, clock, "process") as (triggers, disk, log):
 
         def report(line: str) -> None:
             heard.append((clock.now_us(), line))
             disk.heal()
             if len(heard) == 1:
                 clock.advance("4990ms")
+            elif len(heard) == 2:
+                clock.jump(-HOUR_US)
+                log.append(log.topic("orders"), [{"eur": 2}])
             else:
                 stop.set()
 
@@ -188,18 +196,20 @@ def test_a_failure_that_the_full_disk_cannot_take_is_told_and_waits_too(
             triggers.run(stop=stop, report=report)
         finally:
             set_listener(None)
-        assert [one.runs for one in triggers.list()] == [1]
-    (failed_us, failed), (done_us, done) = heard
+        assert [one.runs for one in triggers.list()] == [2]
+    (failed_us, failed), (done_us, done), (again_us, again) = heard
     assert failed.startswith("trigger job failed, and is tried again in 5 s")
     assert "space" in failed
     assert done.startswith("flow job: batch, 1 rows in")
     assert done_us - failed_us >= 5_000_000
+    assert again.startswith("flow job: batch, 2 rows in")
+    assert again_us < failed_us
 
 
 def test_a_store_that_may_not_be_written_to_any_more_ends_it(
     store_path: Path, clock: VirtualClock
 ) -> None:
-    with on_faulty_disk(store_path, clock, "disk") as (triggers, disk):
+    with on_faulty_disk(store_path, clock, "disk") as (triggers, disk, _):
         once_at("trigger.noted", lambda: disk.fail("sync", error=errno.EIO))
         heard: list[str] = []
         try:
@@ -298,6 +308,26 @@ def test_a_topic_that_is_deleted_and_made_anew_gathers_from_its_beginning(app: m
     assert app.triggers.run_due() == 0
     app.topic("orders", schema={"eur": int}).append([{"eur": 6}])
     assert app.triggers.run_due() == 1
+
+
+def test_the_first_event_of_all_partitions_is_the_one_that_waits_longest(
+    app: ms.App, clock: VirtualClock
+) -> None:
+    """What is deleted while somebody looks has no events: the topic, or those at that offset."""
+    log = app.log_engine
+    facts = LocalFacts(log, Listings(clock), now_us=clock.now_us(), anchor_us=0)
+    assert facts.first_us("orders", [0, 0]) is None
+    for partition, value in enumerate((1, 2)):
+        app.topic("orders", schema={"eur": int}, partitions=2).append(
+            {"eur": value}, partition=partition
+        )
+        clock.advance("1s")
+    at_us = facts.now_us
+    assert facts.first_us("orders", [0, 0]) == at_us
+    assert facts.first_us("orders", [1, 0]) == at_us + 1_000_000
+    assert facts.first_us("orders", [1, 1]) is None
+    assert facts.first_us("orders", [5, 0]) is None
+    assert facts.first_us("deleted", [0]) is None
 
 
 def test_events_that_were_run_are_not_gathered_again_when_the_code_says_another_number(
