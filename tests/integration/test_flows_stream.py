@@ -18,6 +18,7 @@ from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
 from millstream.flows.report import Progress
+from millstream.flows.sql import sql_table
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import Fenced, PlanError, StepError, StoreCorrupt
 from millstream.primitives.schema import Timestamp
@@ -200,6 +201,24 @@ def test_what_comes_after_the_aggregation_may_change(world: LocalWorld) -> None:
     changed = windowed.with_columns(n=col("n") + 1).write("out")
     changed.stream(until="end")
     assert sums(world) == [10, 71]
+
+
+def test_two_ends_of_one_name_are_two_flows(world: LocalWorld, tmp_path: Path) -> None:
+    append(world, 1, 2)
+    events = world.read("events")
+    assert events.write(f"{tmp_path}/lake/orders/").stream(until="end").rows_out == 2
+    table = sql_table("orders", f"sqlite:///{tmp_path}/shop.db", create=True)
+    for number, end in enumerate((f"{tmp_path}/copies/orders/", "orders", table)):
+        with refused(PlanError, "two flows need two names", ".named(", "lake/orders"):
+            events.write(end).stream(until="end")
+        assert events.write(end).named(f"other{number}").stream(until="end").rows_out == 2
+    # How it is written there may change, and so may the place of a flow that is said to be the same.
+    again = events.write(f"{tmp_path}/lake/orders/", file_format="jsonl")
+    append(world, 3)
+    assert again.stream(until="end").rows_out == 1
+    append(world, 4)
+    moved = events.write(f"{tmp_path}/moved/orders/").named("orders")
+    assert moved.stream(until="end").rows_out == 1
 
 
 def test_reset_begins_at_the_beginning(world: LocalWorld) -> None:

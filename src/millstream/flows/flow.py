@@ -35,7 +35,6 @@ from millstream.flows.report import ProgressListener, RunReport
 from millstream.flows.source import (
     FileSink,
     RowCalls,
-    TopicSink,
     file_sink,
     named_target,
     refuse_key,
@@ -91,22 +90,7 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
     @property
     def name(self) -> str:
         """The name given by ``named``, else that of the sink, else that of the task which is called."""
-        if self.given_name is not None:
-            return self.given_name
-        sink = self.plan.sink
-        if isinstance(sink, TopicSink):
-            return sink.topic
-        if isinstance(sink, FileSink):
-            return PurePath(sink.path).stem
-        if isinstance(sink, SqlSink):
-            return sink.table
-        if isinstance(sink, WebhookSink):
-            return sink.name
-        if isinstance(sink, LakeSink):
-            return sink.lake.name
-        if self.plan.calls is not None:
-            return self.plan.calls.calls.name
-        return self.plan.trained or "unnamed"
+        return self.plan.end_name if self.given_name is None else self.given_name
 
     @property
     def schema(self) -> pa.Schema:
@@ -433,7 +417,7 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
             )
         self.engines.stream.check_stream(self.plan)
         return self.engines.stream.stream(
-            self.plan,
+            replace(self.plan, is_named=self.given_name is not None),
             name=self.name,
             until=until,
             batch_events=batch_events,

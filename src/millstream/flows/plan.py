@@ -8,6 +8,7 @@ does not fit. Every step has a canonical ``text()``; two plans with equal texts 
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from pathlib import PurePath
 from typing import TypeAlias
 
 import pyarrow as pa
@@ -18,10 +19,13 @@ from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_event_time, infer
 from millstream.flows.keyed import Process
 from millstream.flows.kinds import BOOLEAN, INTEGER, TEXT, is_ordered, python_type
+from millstream.flows.lakes import LakeSink
 from millstream.flows.learning import Fit
 from millstream.flows.merging import JoinSource, UnionSource
-from millstream.flows.source import CallSink, RowCalls, Sink, Source
+from millstream.flows.source import CallSink, FileSink, RowCalls, Sink, Source, TopicSink
+from millstream.flows.sql import SqlSink
 from millstream.flows.steps import Step, field_of, named_text
+from millstream.flows.webhook import WebhookSink
 from millstream.flows.windows import (
     WINDOW_END,
     WINDOW_START,
@@ -169,6 +173,8 @@ class Plan:
     steps: tuple[Step, ...] = ()
     sink: Sink | None = None
     calls: CallSink | None = None
+    is_named: bool = False
+    """Whether its flow was given a name, and is not called after its end."""
 
     def schemas(self) -> tuple[pa.Schema, ...]:
         """Return the schema of the source, then after each step. Raises PlanError naming the step."""
@@ -202,6 +208,20 @@ class Plan:
     def stateful(self) -> dict[int, Stateful]:
         """Return the steps that keep state, by their indices."""
         return {n: step for n, step in enumerate(self.steps) if isinstance(step, Stateful)}
+
+    @property
+    def end_name(self) -> str:
+        """The name of the sink, else that of the task which is called, else that of the model."""
+        match self.sink:
+            case TopicSink(topic=name) | SqlSink(table=name):
+                return name
+            case FileSink(path=path):
+                return PurePath(path).stem
+            case WebhookSink() as webhook:
+                return webhook.name
+            case LakeSink(lake=lake):
+                return lake.name
+        return self.trained or "unnamed" if self.calls is None else self.calls.calls.name
 
     @property
     def trained(self) -> str | None:
