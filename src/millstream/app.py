@@ -26,7 +26,7 @@ from millstream.log.topic import Topic, TopicTransaction
 from millstream.primitives.clock import SYSTEM_CLOCK, Clock
 from millstream.primitives.durability import Durability, durability_of
 from millstream.primitives.duration import Duration, duration_us
-from millstream.primitives.errors import ConfigurationError
+from millstream.primitives.errors import ConfigurationError, PlanError
 from millstream.primitives.histogram import Histogram
 from millstream.primitives.schema import SchemaLike
 from millstream.primitives.signing import secret_key
@@ -240,21 +240,32 @@ class App:
         file_format: str | None = None,
         schema: SchemaLike | None = None,
         storage_options: Mapping[str, Any] | None = None,
+        on_deleted: str = "fail",
     ) -> Flow:
         """Begin a flow from a topic, files (a path with ``*``, or a directory), a table in memory, or dicts.
 
         With ``schema`` files need not be there yet: a stream takes them as they come. Dicts, which always need a
         schema, come from an iterable, an async iterable, or a function that returns one; a batch reads them piece by
         piece, and a generator once. A URL such as ``s3://bucket/day=*/*.parquet`` names files on another file system,
-        of any kind that fsspec opens; ``storage_options`` are for that one. Raises UnknownTopic or PlanError when there
-        is nothing of that name.
+        of any kind that fsspec opens; ``storage_options`` are for that one.
+
+        ``on_deleted`` says what a stream does about events of a topic that retention has deleted before it read them:
+        ``"fail"`` with a StepError, or ``"skip"`` them. Raises UnknownTopic or PlanError when there is nothing of that
+        name.
         """
         flows = self._engines().flows
         of_files = (file_format, schema, storage_options) != (None, None, None)
         if isinstance(source, Topic) and not of_files:
-            return flows.read_topic(source.info.name)
+            return flows.read_topic(source.info.name, on_deleted=on_deleted)
         if isinstance(source, str) and not of_files and source in self.topics():
-            return flows.read_topic(source)
+            return flows.read_topic(source, on_deleted=on_deleted)
+        if on_deleted != "fail":
+            raise PlanError(
+                "on_deleted= is for topics",
+                where="read(…)",
+                expected="a topic, or no on_deleted=",
+                next_step="leave it out",
+            )
         return flows.read(
             source, file_format=file_format, schema=schema, storage_options=storage_options
         )

@@ -23,6 +23,7 @@ from millstream.flows.windows import tumbling
 from millstream.primitives.errors import Fenced, PlanError, StepError, StoreCorrupt
 from millstream.primitives.schema import Timestamp
 from millstream.store import Transaction
+from millstream.testing import VirtualClock
 from millstream.testing.flows_suite import LocalWorld, at, in_order
 from millstream.testing.log_suite import options
 from tests.flows_kit import StopAfter
@@ -219,6 +220,40 @@ def test_two_ends_of_one_name_are_two_flows(world: LocalWorld, tmp_path: Path) -
     append(world, 4)
     moved = events.write(f"{tmp_path}/moved/orders/").named("orders")
     assert moved.stream(until="end").rows_out == 1
+
+
+@pytest.mark.parametrize("all_gone", [False, True])
+def test_events_that_were_deleted_unread_are_told(store_path: Path, all_gone: bool) -> None:
+    #   clock      0 s    1 s     12 s     retention: 10 s
+    #   events     0      1 2     3
+    #   run        0              1 and 2 are gone
+    clock = VirtualClock(0)
+    with ms.App("shop", store=store_path, clock=clock) as app:
+        topic = app.topic("short", schema={"n": int}, retention="10s")
+        flow = app.read(topic).write("out")
+        topic.append({"n": 0})
+        assert flow.stream(until="end").rows_in == 1
+        clock.advance("1s")
+        topic.append([{"n": 1}, {"n": 2}])
+        clock.advance("11s")
+        if not all_gone:
+            topic.append({"n": 3})
+        app.log_engine.upkeep.retain()
+        for shared in (False, True):
+            with refused(
+                StepError, "2 events were deleted", "topic 'short', partition 0, offset 1"
+            ):
+                flow.stream(until="end", shared=shared)
+        report = app.read(topic, on_deleted="skip").write("out").stream(until="end")
+        assert report.rows_in == (0 if all_gone else 1)
+        topic.append({"n": 4})
+        assert flow.stream(until="end").rows_in == 1
+        numbers = app.read("out").collect()["n"].to_pylist()
+        assert numbers == ([0, 4] if all_gone else [0, 3, 4])
+        with refused(PlanError, "on_deleted='warn'", "read('short')"):
+            app.read(topic, on_deleted="warn")
+        with refused(PlanError, "on_deleted= is for topics"):
+            app.read([{"n": 1}], on_deleted="skip")
 
 
 def test_reset_begins_at_the_beginning(world: LocalWorld) -> None:

@@ -34,6 +34,7 @@ FORMAT_OF_SUFFIX = {
     ".feather": "arrow",
     ".ipc": "arrow",
 }
+ON_DELETED = ("fail", "skip")
 COMPRESSED = frozenset({".gz", ".zst"})
 OTHER_FILES = frozenset(
     ".avro .bz2 .db .gz .json .orc .sqlite .tsv .txt .xls .xlsx .xml .zip .zst".split()
@@ -57,6 +58,8 @@ class TopicSource:
     topic: str
     stored: pa.Schema
     schema: pa.Schema
+    on_deleted: str = "fail"
+    """What a stream does about events that retention has deleted before it read them: one of ``ON_DELETED``."""
 
     def text(self) -> str:
         """Return the canonical text."""

@@ -18,8 +18,9 @@ import polars as pl
 from millstream.engines.local.flow_sources import event_frame
 from millstream.engines.local.log import LocalLog
 from millstream.log.definition import TopicInfo
+from millstream.log.events import EventBatch
 from millstream.log.partitioner import partitions_of
-from millstream.primitives.errors import StepError
+from millstream.primitives.errors import OffsetOutOfRange, StepError
 
 if TYPE_CHECKING:
     from millstream.engines.local.flow_file_intake import FileMark
@@ -101,13 +102,15 @@ class TopicIntake:
         offsets: Mapping[int, int],
         bounded: bool,
         share: Share | None = None,
+        skips_deleted: bool = False,
     ) -> None:
         """Read from ``offsets``, elsewhere from the first event there is.
 
         With ``bounded`` the ends are those of now, and later events are left for the next run. With a ``share`` only
-        that partition is read.
+        that partition is read. Events that are deleted before they were read end the run, unless it skips them.
         """
         self._log = log
+        self._skips_deleted = skips_deleted
         self._info = info
         self._share = share
         self.topic_id = info.id
@@ -172,13 +175,11 @@ class TopicIntake:
         return Taken(number, ahead.frame[:rows], ahead.appended_us[:rows], next_offset)
 
     def _read(self, number: int, wanted: int, end: int) -> _Ahead:
-        batch = self._log.read(
-            self._info,
-            number,
-            self.next_offsets[number],
-            events_max=max(wanted, READ_AHEAD_EVENTS),
-            bytes_max=READ_AHEAD_BYTES,
-        )
+        try:
+            batch = self._batch(number, wanted)
+        except OffsetOutOfRange as error:
+            self._pass_deleted(number, error)
+            batch = self._batch(number, wanted)
         if batch is None:
             empty = np.empty(0, dtype=np.int64)
             return _Ahead(pl.DataFrame(), empty, empty, end)
@@ -186,6 +187,30 @@ class TopicIntake:
         if self._share is not None and self._share.is_keyed:
             refuse_strangers(self._info, number, frame, batch.offsets())
         return _Ahead(frame, batch.offsets(), batch.appended_us(), batch.next_offset)
+
+    def _batch(self, number: int, wanted: int) -> EventBatch | None:
+        return self._log.read(
+            self._info,
+            number,
+            self.next_offsets[number],
+            events_max=max(wanted, READ_AHEAD_EVENTS),
+            bytes_max=READ_AHEAD_BYTES,
+        )
+
+    def _pass_deleted(self, number: int, error: OffsetOutOfRange) -> None:
+        """Go on behind events that were there and are gone, or raise StepError."""
+        place, (first, _) = self.next_offsets[number], self._log.ends(self._info)[number]
+        if first <= place:
+            raise error
+        if not self._skips_deleted:
+            raise StepError(
+                f"{first - place} events were deleted before the flow has read them",
+                where=f"topic {self._info.name!r}, partition {number}, offset {place}",
+                expected="a flow that reads events before the topic's retention deletes them",
+                next_step='read(topic, on_deleted="skip") goes on behind them; '
+                "a longer retention keeps that from happening again",
+            ) from error
+        self.next_offsets[number] = first
 
 
 class Intakes:

@@ -162,4 +162,8 @@ def _intake(
         for partition, number in enumerate(islice(numbers, info.partitions))
         if number in claim.positions
     }
-    return TopicIntake(log, info, offsets=offsets, bounded=bounded, share=share)
+    assert isinstance(source, TopicSource), "only topics have partitions"
+    skips = source.on_deleted == "skip"
+    return TopicIntake(
+        log, info, offsets=offsets, bounded=bounded, share=share, skips_deleted=skips
+    )

@@ -38,6 +38,7 @@ from millstream.flows.report import Progress, ProgressListener
 from millstream.flows.source import (
     FILE_FORMATS,
     FORMAT_OF_SUFFIX,
+    ON_DELETED,
     FileSource,
     RowsSource,
     Source,
@@ -107,10 +108,17 @@ class SourceFigures:
         return self.run.start_wait
 
 
-def topic_source(log: LocalLog, topic: str) -> TopicSource:
-    """Return a topic as a source. Raises UnknownTopic."""
+def topic_source(log: LocalLog, topic: str, *, on_deleted: str = "fail") -> TopicSource:
+    """Return a topic as a source. Raises UnknownTopic, and PlanError for a policy that there is not."""
+    if on_deleted not in ON_DELETED:
+        raise PlanError(
+            f"on_deleted={on_deleted!r}",
+            where=f"read({topic!r})",
+            expected=f"one of {', '.join(map(repr, ON_DELETED))}",
+            next_step="leave it out to be told of events that are gone",
+        )
     info = log.topic(topic)
-    return TopicSource(topic, info.schema, widened_schema(info.schema))
+    return TopicSource(topic, info.schema, widened_schema(info.schema), on_deleted)
 
 
 def file_source(

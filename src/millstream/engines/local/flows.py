@@ -34,9 +34,9 @@ class LocalFlows:
             LocalBatch(log), LocalStream(log), str(log.store.path), LocalModels(log.store)
         )
 
-    def read_topic(self, topic: str) -> Flow:
+    def read_topic(self, topic: str, *, on_deleted: str = "fail") -> Flow:
         """Return a flow of a topic's events. Raises UnknownTopic."""
-        return self._flow(topic_source(self._log, topic))
+        return self._flow(topic_source(self._log, topic, on_deleted=on_deleted))
 
     def read(
         self,
