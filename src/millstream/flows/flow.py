@@ -465,6 +465,13 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
         return replace(self, plan=self.plan.then(step))
 
     def _ended(self, plan: Plan, where: str) -> Flow:
+        if self.plan.sink not in (None, plan.sink):
+            raise PlanError(
+                f"the flow ends in {self.plan.sink.text()} already",
+                where=where,
+                expected="one end",
+                next_step="call write twice on the flow before it; each is a flow of its own, with a name of its own",
+            )
         if (
             isinstance(plan.sink, FileSink | SqlSink | LakeSink | WebhookSink)
             and plan.calls is not None

@@ -100,6 +100,13 @@ def infer(expression: Expression, schema: pa.Schema, *, where: str) -> pa.DataTy
 
 def column_kind(name: str, schema: pa.Schema, *, where: str) -> pa.DataType:
     """Return the type of a column. Raises PlanError naming what is available."""
+    if not isinstance(name, str):
+        raise PlanError(
+            f"{name!r} is no name of a column",
+            where=where,
+            expected="a text",
+            next_step="compute a column with with_columns(name=…), and name that",
+        )
     index = schema.get_field_index(name)
     if index < 0:
         same = [known for known in schema.names if known.casefold() == name.casefold()]

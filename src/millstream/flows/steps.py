@@ -287,9 +287,13 @@ class MapEvents:
 
     def output(self, schema: pa.Schema, *, where: str) -> pa.Schema:
         """Return the declared schema."""
-        if self.on_error not in ON_ERROR or self.concurrency < 1:
+        if (
+            self.on_error not in ON_ERROR
+            or type(self.concurrency) is not int
+            or self.concurrency < 1
+        ):
             raise PlanError(
-                f"on_error={self.on_error!r}, concurrency={self.concurrency}",
+                f"on_error={self.on_error!r}, concurrency={self.concurrency!r}",
                 where=where,
                 expected=f"one of {', '.join(map(repr, ON_ERROR))}, and at least one call at a time",
                 next_step="leave them out for the defaults",
@@ -351,7 +355,19 @@ class Sort:
                     expected="columns whose values can be compared",
                 )
         if not self.by:
-            raise PlanError("nothing to sort by", where=where, expected="at least one column")
+            raise PlanError(
+                "nothing to sort by",
+                where=where,
+                expected="at least one column",
+                next_step='name it: .sort("at")',
+            )
+        if not isinstance(self.descending, bool) and len(self.descending) != len(self.by):
+            raise PlanError(
+                f"descending={self.descending!r} for {len(self.by)} columns",
+                where=where,
+                expected="True or False, for all columns",
+                next_step="sort by SQL for one order a column: ORDER BY a DESC, b",
+            )
         return schema
 
 

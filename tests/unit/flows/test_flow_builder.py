@@ -81,6 +81,17 @@ REFUSED: dict[str, tuple[Callable[[Flow], object], str, str]] = {
     ),
     "a table that is none": (lambda f: f.join(5, on="user"), "cannot be used as a table", ""),
     "a function that is none": (lambda f: f.map_batches(5, {"n": int}), "cannot be called", "step 1, map_batches"),
+    "no name of a column": (lambda f: f.sort(col("n")), "col('n') is no name", "step 1, sort"),
+    "orders of too few columns": (
+        lambda f: f.sort("n", "user", descending=[True]), "for 2 columns", "step 1, sort",
+    ),
+    "some concurrency": (
+        lambda f: f.async_map(lambda e: e, {"n": int}, concurrency="4"), "concurrency='4'", "step 1, async_map",
+    ),
+    "a second end": (lambda f: f.write("one").write("two"), "ends in topic 'one' already", "step 1, write"),
+    "a second end behind a file": (
+        lambda f: f.write("one.csv").write("two"), "ends in csv file 'one.csv' already", "step 1, write",
+    ),
     "a step after write": (lambda f: f.write("out").filter(col("n") > 1), "comes after write", "step 1, filter"),
     "a key that is missing": (lambda f: f.write("out", key="k"), "not a column of the output", "step 1, write"),
     "a file with a key": (lambda f: f.write("out.parquet", key="n"), "no key", "step 1, write"),
