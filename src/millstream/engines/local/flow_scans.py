@@ -243,4 +243,5 @@ def _inner(kind: pl.List | pl.Array) -> pl.DataType:
 
 
 def _instance(kind: object) -> pl.DataType:
-    return kind if isinstance(kind, pl.DataType) else kind()  # type: ignore[operator]  # else it is a class
+    # pl.List and pl.Field may name a type by its class.
+    return kind if isinstance(kind, pl.DataType) else kind()  # type: ignore[operator]  # then it is called
