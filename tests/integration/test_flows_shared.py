@@ -16,6 +16,7 @@ from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.fingerprint import fingerprint
 from millstream.flows.flow import Flow
+from millstream.flows.report import Progress
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import Fenced, PlanError, StepError
 from millstream.primitives.schema import Timestamp
@@ -187,3 +188,42 @@ def test_a_name_of_a_unit_that_is_taken_is_refused(world: LocalWorld) -> None:
     world.read("events").write("o").named("shared#1").stream(until="end")
     with pytest.raises(PlanError, match="'shared#1'"):
         shared(world).stream(until="end", shared=True)
+
+
+class Passing:
+    """A member that comes while unit 1 has events left, and goes when it was given that unit, without taking it."""
+
+    def __init__(self, world: LocalWorld) -> None:
+        self._store = world.store
+        self._members: list[flow_units.Membership] = []
+        self.has_left = False
+
+    def comes(self, _: Progress) -> None:
+        if not self._members:
+            flow_id = flow_units.flow_id_of(self._store, "shared")
+            assert flow_id is not None
+            self._members.append(flow_units.Membership(self._store, "shared", flow_id))
+
+    def is_set(self) -> bool:
+        """Look between two rounds of the other member, as its stop does."""
+        flow_id = flow_units.flow_id_of(self._store, "shared")
+        units = [] if flow_id is None else flow_units.units_of(self._store, flow_id)
+        if self._members and not self.has_left and units[1].owner is None:
+            self._members[0].leave()
+            self.has_left = True
+        return False
+
+
+def test_a_unit_that_was_given_up_is_not_taken_for_one_that_runs(store_path: Path) -> None:
+    """Else the last member ends before its end, for the one that was given it may be gone by then."""
+    with LocalWorld(store_path) as world:
+        world.topic("events", {"n": int}, partitions=2)
+        world.append("events", [{"n": n} for n in range(5)], partition=1)
+        passing = Passing(world)
+        flow = world.read("events").filter(col("n") >= 0).write("out").named("shared")
+        report = flow.stream(
+            until="end", shared=True, batch_events=1, stop=passing, progress=passing.comes
+        )
+        assert passing.has_left
+        assert report.rows_in == 5
+        assert sorted(row["n"] for row in world.events("out")) == [0, 1, 2, 3, 4]

@@ -133,16 +133,19 @@ class SharedStream:
             return
         self._looked_s = now_s
         units, mine = members.look()
-        for number in [*self._running]:
-            if number not in mine:
-                self._leave(members, number)
+        given_up = self._running.keys() - mine
+        for number in sorted(given_up):
+            self._leave(members, number)
         for unit in units:
             if unit.number in mine and unit.number not in self._running:
                 self._take(members, unit)
         if self._settings.bounded and mine <= self._running.keys() & self._ended:
             # A unit that nobody has, and that is not at its end, will be this member's once the others are gone.
+            # One that was given up just now is nobody's: the other one may be gone before it has taken it.
             others = [unit for unit in units if unit.number not in mine]
-            self._is_done = all(unit.ended or members.is_running(unit) for unit in others)
+            self._is_done = not given_up and all(
+                unit.ended or members.is_running(unit) for unit in others
+            )
         reach("flow.shared")
 
     def _take(self, members: Membership, unit: Unit) -> None:
