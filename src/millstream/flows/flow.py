@@ -256,7 +256,7 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
         ``time`` is the event time: all events come in its order, once the watermark has passed them, so a stream gives
         what a batch gives. A stream waits ``late`` of event time for events out of order; those that come later are
         counted and, with ``keep_late``, written to ``<flow>.late``. Events of one key and one time come as they lie in
-        their partition. Without ``time`` events come as they arrive, at once.
+        their partition, those of several in no certain order. Without ``time`` events come as they arrive, at once.
 
         ``ttl`` forgets a key that has had no event, and has no timer, for so long. A null key is a key; without keys
         all events belong together. Raises PlanError for what does not fit.
