@@ -105,7 +105,7 @@ def sum(of: str | Expression) -> Aggregate:
 
 
 def mean(of: str | Expression) -> Aggregate:
-    """Return the arithmetic mean as a float; exact sums for integers; null of nothing."""
+    """Return the arithmetic mean as a float; exact sums for integers; of durations a duration; null of nothing."""
     return Aggregate("mean", _expression(of))
 
 
@@ -148,7 +148,7 @@ def n_unique(of: str | Expression) -> Aggregate:
 
 
 def quantile(of: str | Expression, q: float) -> Aggregate:
-    """Return the exact quantile, interpolated linearly. The state grows with the rows.
+    """Return the exact quantile, interpolated linearly; of durations a duration. The state grows with the rows.
 
     Raises PlanError for a ``q`` outside 0 to 1.
     """
@@ -264,7 +264,10 @@ def _result(aggregate: Aggregate, kind: pa.DataType, where: str) -> pa.DataType:
         case "sum":
             _fits(aggregate, kind, kind in _SUMMED, "numbers or durations", where)
             return kind
-        case "mean" | "var" | "std" | "quantile" | "approx_quantile":
+        case "mean" | "quantile":
+            _fits(aggregate, kind, kind in _SUMMED, "numbers or durations", where)
+            return DURATION if kind == DURATION else FLOAT
+        case "var" | "std" | "approx_quantile":
             _fits(aggregate, kind, is_number(kind), "numbers", where)
             return FLOAT
         case "min" | "max" | "first" | "last" | "collect" | "top_k":

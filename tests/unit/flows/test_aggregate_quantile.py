@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+from datetime import timedelta
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from millstream.flows.aggregate import median, quantile
@@ -35,5 +38,18 @@ def test_infinities_do_not_become_nan():
 
 @pytest.mark.parametrize("q", [-0.1, 1.1, math.nan])
 def test_a_share_outside_0_to_1_is_refused(q: float):
+    with pytest.raises(PlanError, match="does not exist"):
+        quantile("x", q)
+
+
+def test_durations_to_the_microsecond():
+    took = pa.array([1, None, 4, 4_000_000], pa.duration("us"))
+    assert aggregated(median("x"), x=took) == timedelta(microseconds=4)
+    assert aggregated(quantile("x", 0.75), x=took) == timedelta(microseconds=2_000_002)
+    assert aggregated(median("x"), x=took.slice(1, 1)) is None
+
+
+@pytest.mark.parametrize("q", ["0.5", None, True])
+def test_a_share_that_is_no_number_is_refused(q: Any):
     with pytest.raises(PlanError, match="does not exist"):
         quantile("x", q)

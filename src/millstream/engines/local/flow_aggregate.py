@@ -185,10 +185,10 @@ def _kernel(aggregate: Aggregate, index: int, schema: pa.Schema) -> Kernel:
     if aggregate.by is not None and aggregate.function in ("first", "last"):
         order = infer(aggregate.by, schema, where=aggregate.text())
         return _ordered(index, value, kind, order, aggregate.function)
-    return _kept(aggregate, index, value) or _reduced(aggregate, index, value, kind)
+    return _kept(aggregate, index, value, kind) or _reduced(aggregate, index, value, kind)
 
 
-def _kept(aggregate: Aggregate, index: int, value: pl.Expr) -> Kernel | None:
+def _kept(aggregate: Aggregate, index: int, value: pl.Expr, kind: pa.DataType) -> Kernel | None:
     """Return the kernel of an aggregate that keeps values; None if it is none of them."""
     match aggregate.function:
         case "collect":
@@ -200,7 +200,7 @@ def _kept(aggregate: Aggregate, index: int, value: pl.Expr) -> Kernel | None:
             return _distinct(index, value)
         case "quantile":
             assert aggregate.q is not None
-            return _quantile(index, value.cast(pl.Float64), aggregate.q)
+            return _quantile(index, value, kind, aggregate.q)
         case "approx_n_unique":
             assert aggregate.error is not None
             return n_unique_sketch(value, part_name(index, "registers"), aggregate.error)
@@ -247,7 +247,8 @@ def _sum(index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
 
 def _mean(index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
     partial, merge, total, n = _total(index, value, kind)
-    return Kernel(partial, merge, divided("div", total.cast(pl.Float64), n.cast(pl.Float64)))
+    mean = divided("div", total.cast(pl.Float64), n.cast(pl.Float64))
+    return Kernel(partial, merge, _whole_if_duration(mean, kind))
 
 
 def _total(
@@ -354,7 +355,13 @@ def _greatest(index: int, value: pl.Expr, k: int) -> Kernel:
     return Kernel({values: most(value)}, {values: most(pl.col(values).explode())}, pl.col(values))
 
 
-def _quantile(index: int, value: pl.Expr, q: float) -> Kernel:
+def _whole_if_duration(value: pl.Expr, kind: pa.DataType) -> pl.Expr:
+    """Return whole microseconds for durations."""
+    return value.round().cast(pl.Int64) if kind == DURATION else value
+
+
+def _quantile(index: int, value: pl.Expr, kind: pa.DataType, q: float) -> Kernel:
+    value = (value.cast(pl.Int64) if kind == DURATION else value).cast(pl.Float64)
     values = part_name(index, "values")
     ordered = pl.col(values)
     place = (ordered.list.len().cast(pl.Float64) - 1) * q
@@ -365,6 +372,6 @@ def _quantile(index: int, value: pl.Expr, q: float) -> Kernel:
     return Kernel(
         {values: value.drop_nulls().implode()},
         {values: pl.col(values).explode().drop_nulls().implode()},
-        pl.when(ordered.list.len() > 0).then(between),
+        _whole_if_duration(pl.when(ordered.list.len() > 0).then(between), kind),
         prepared={values: ordered.list.sort()},
     )
