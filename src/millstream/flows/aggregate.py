@@ -7,6 +7,7 @@ result: *partial* turns rows into a small state, *merge* joins two states, *fina
     count                n                             n
     sum of integers      sum in 128 bits, n            sum, null if n = 0; error beyond 64 bits
     sum of floats        sum, n                        sum, null if n = 0
+    sum of decimals      sum in 38 digits, n           sum, null if n = 0; error beyond 38 digits
     mean                 as sum                        sum / n
     min, max             the value                     the value; NaN is the greatest
     first, last (by)     order, value                  the value
@@ -39,6 +40,7 @@ from millstream.flows.kinds import (
     FLOAT,
     INTEGER,
     column_kind_named,
+    is_decimal,
     is_number,
     is_ordered,
 )
@@ -100,7 +102,10 @@ def count(of: str | Expression | None = None) -> Aggregate:
 
 
 def sum(of: str | Expression) -> Aggregate:
-    """Add up numbers or durations; the sum of nothing is null; integers beyond 64 bits are an error."""
+    """Add up numbers, decimals or durations; the sum of nothing is null.
+
+    Integers beyond 64 bits, and decimals beyond 38 digits, are an error of the run.
+    """
     return Aggregate("sum", _expression(of))
 
 
@@ -262,17 +267,23 @@ def _result(aggregate: Aggregate, kind: pa.DataType, where: str) -> pa.DataType:
             _fits(aggregate, kind, is_ordered(kind), "a value that can be compared", where)
             return INTEGER
         case "sum":
-            _fits(aggregate, kind, kind in _SUMMED, "numbers or durations", where)
-            return kind
+            _fits(aggregate, kind, _is_summed(kind), "numbers, decimals or durations", where)
+            return pa.decimal128(38, kind.scale) if is_decimal(kind) else kind
         case "mean" | "quantile":
-            _fits(aggregate, kind, kind in _SUMMED, "numbers or durations", where)
+            _fits(aggregate, kind, _is_summed(kind), "numbers, decimals or durations", where)
             return DURATION if kind == DURATION else FLOAT
         case "var" | "std" | "approx_quantile":
-            _fits(aggregate, kind, is_number(kind), "numbers", where)
+            _fits(
+                aggregate, kind, is_number(kind) or is_decimal(kind), "numbers or decimals", where
+            )
             return FLOAT
         case "min" | "max" | "first" | "last" | "collect" | "top_k":
             _fits(aggregate, kind, is_ordered(kind), "values that have an order", where)
     return pa.list_(kind) if aggregate.function in ("collect", "top_k") else kind
+
+
+def _is_summed(kind: pa.DataType) -> bool:
+    return kind in _SUMMED or is_decimal(kind)
 
 
 def _fits(aggregate: Aggregate, kind: pa.DataType, fits: bool, words: str, where: str) -> None:

@@ -2,7 +2,8 @@
 
 Inside a flow an integer is 64 bits, a float is 64 bits, text is UTF-8 and a timestamp is UTC microseconds, whatever
 the source stores. So a rule about a type is written, documented and tested once, and is the same on every engine.
-Columns of other types (lists, decimals, …) pass through untouched; only arithmetic on them is refused.
+Decimals have an order, and can be added up; columns of other types (lists, structs, …) pass through untouched. Only
+arithmetic on them is refused.
 """
 
 from __future__ import annotations
@@ -157,7 +158,12 @@ def is_number(kind: pa.DataType) -> bool:
 
 def is_ordered(kind: pa.DataType) -> bool:
     """Return whether values of the type have a least and a greatest."""
-    return bool(kind in _ORDERED)
+    return bool(kind in _ORDERED) or is_decimal(kind)
+
+
+def is_decimal(kind: pa.DataType) -> bool:
+    """Return whether it is a decimal of at most 38 digits."""
+    return bool(pa.types.is_decimal128(kind))
 
 
 def unified(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:

@@ -20,7 +20,7 @@ from millstream.flows.aggregate import Aggregate
 from millstream.flows.emission import WINDOW_CLOSED
 from millstream.flows.expression import Column, Expression, Literal
 from millstream.flows.inference import infer
-from millstream.flows.kinds import DURATION, FLOAT, INTEGER
+from millstream.flows.kinds import DURATION, FLOAT, INTEGER, is_decimal
 from millstream.flows.plan import Aggregation
 from millstream.flows.watermark import TIME_MIN
 from millstream.flows.windows import WINDOW_END, WINDOW_START, CountWindow
@@ -240,7 +240,7 @@ def _count(index: int, counted: pl.Expr) -> Kernel:
 
 def _sum(index: int, value: pl.Expr, kind: pa.DataType) -> Kernel:
     partial, merge, total, n = _total(index, value, kind)
-    if kind != FLOAT:
+    if kind in (INTEGER, DURATION):
         total = total.cast(pl.Int64, strict=True)
     return Kernel(partial, merge, pl.when(n > 0).then(total))
 
@@ -257,8 +257,10 @@ def _total(
     """Return partial, merge, and the merged total and count."""
     n, high, low = (part_name(index, name) for name in ("n", "high", "low"))
     counted = value.count().cast(pl.Int64)
-    if kind == FLOAT:
+    if kind == FLOAT or is_decimal(kind):
         s = part_name(index, "sum")
+        if is_decimal(kind):
+            value = value.cast(pl.Decimal(38, kind.scale))
         parts = {s: value.sum(), n: counted}
         return parts, {s: pl.col(s).sum(), n: pl.col(n).sum()}, pl.col(s), pl.col(n)
     assert kind in (INTEGER, DURATION)
