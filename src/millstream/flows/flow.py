@@ -135,7 +135,7 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
         refuse_uncallable(
             function, self._where("map_batches"), "from an iterator of batches to one"
         )
-        declared = widened_schema(to_arrow_schema(schema))
+        declared = widened_schema(to_arrow_schema(schema), where=self._where("map_batches"))
         return self._then(MapBatches(function, declared, frames))
 
     def map(
@@ -444,7 +444,7 @@ class Flow(FlowLearning, FlowJoins, FlowQueries, FlowViews):
         concurrency: int = 1,
     ) -> Flow:
         refuse_uncallable(function, self._where(kind), "of one event, a dict")
-        declared = widened_schema(to_arrow_schema(schema))
+        declared = widened_schema(to_arrow_schema(schema), where=self._where(kind))
         return self._then(MapEvents(function, declared, kind, on_error, concurrency))
 
     def _from(self, source: UnionSource | JoinSource) -> Flow:

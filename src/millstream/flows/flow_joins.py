@@ -308,7 +308,7 @@ def _table(table: object, where: str) -> pa.Table:
             arrow = pa.Table.from_batches([table])
         else:
             arrow = table if isinstance(table, pa.Table) else pa.table(table)
-        return arrow.cast(widened_schema(arrow.schema))
+        return arrow.cast(widened_schema(arrow.schema, where=where))
     except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError, ValueError) as error:
         raise PlanError(
             f"a {type(table).__name__} cannot be used as a table: {error}",

@@ -55,7 +55,7 @@ class KeyedFlow:
             function,
             on_timer,
             self.keyed,
-            widened_schema(to_arrow_schema(schema)),
+            widened_schema(to_arrow_schema(schema), where=where),
             StateCodec(state, where=where),
             on_error,
         )

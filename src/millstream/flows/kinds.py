@@ -9,7 +9,7 @@ arithmetic on them is refused.
 from __future__ import annotations
 
 from datetime import date, datetime, timedelta
-from typing import Any
+from typing import Any, Final
 
 import pyarrow as pa
 
@@ -50,6 +50,8 @@ _TO_PYTHON: dict[pa.DataType, type] = {
 }
 _ORDERED = (INTEGER, FLOAT, TEXT, BOOLEAN, BINARY, DATE, TIMESTAMP, DURATION)
 _INTEGER_MAX = 2**63 - 1
+RESERVED_PREFIX: Final = "__ms_"
+"""Columns of engines begin so."""
 
 
 def widened(kind: pa.DataType) -> pa.DataType:
@@ -73,9 +75,28 @@ def widened(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def widened_schema(schema: pa.Schema) -> pa.Schema:
-    """Return the schema a flow sees of a source; every column may be null."""
+def widened_schema(schema: pa.Schema, *, where: str = "read") -> pa.Schema:
+    """Return the schema a flow sees of a source; every column may be null.
+
+    Raises PlanError for a name that no column of a flow may have: see ``refuse_name``.
+    """
+    for name in schema.names:
+        if name:  # A CSV file may have one without a name.
+            refuse_name(name, where=where)
     return pa.schema([pa.field(field.name, widened(field.type)) for field in schema])
+
+
+def refuse_name(name: str, *, where: str) -> None:
+    """Raise PlanError for a name that is empty, that is kept for engines, or that Polars takes for a pattern of names."""
+    is_pattern = name == "*" or (name.startswith("^") and name.endswith("$"))
+    if not name or name.startswith(RESERVED_PREFIX) or is_pattern:
+        raise PlanError(
+            f"{name!r} cannot be the name of a column",
+            where=where,
+            expected=f"a non-empty text that does not begin with {RESERVED_PREFIX!r}, and is neither '*' nor a pattern "
+            "such as '^…$'",
+            next_step="choose another name; of a column that is read, where it is written",
+        )
 
 
 def kind_named(kind: object, *, where: str) -> pa.DataType:

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from millstream.flows.expression import Column, Expression
 from millstream.flows.inference import check_condition, column_kind, infer
-from millstream.flows.kinds import DATE, FLOAT, INTEGER, NULL, is_ordered, widened
+from millstream.flows.kinds import DATE, FLOAT, INTEGER, NULL, is_ordered, refuse_name, widened
 from millstream.primitives.errors import PlanError
 from millstream.primitives.schema import TIMESTAMP, describe
 
@@ -28,8 +28,6 @@ EventCallable = (
 )
 ON_ERROR: Final = ("fail", "skip", "dead_letter")
 """What becomes of an event for which the user's function raises."""
-RESERVED_PREFIX = "__ms_"
-"""Engines add columns of their own below this prefix; users' columns may not use it."""
 
 
 class Step(Protocol):
@@ -412,13 +410,7 @@ def named_text(columns: tuple[tuple[str, Expression], ...]) -> str:
 
 def field_of(name: str, kind: pa.DataType, where: str) -> pa.Field:
     """Return the field of a column that a step makes. Raises PlanError for a name or type that no column may have."""
-    if not name or name.startswith(RESERVED_PREFIX):
-        raise PlanError(
-            f"{name!r} cannot be the name of a column",
-            where=where,
-            expected=f"a non-empty text that does not begin with {RESERVED_PREFIX!r}",
-            next_step="choose another name",
-        )
+    refuse_name(name, where=where)
     if kind == NULL:
         raise PlanError(
             f"column {name!r} would hold nothing but null, of no type",

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
 
+import millstream as ms
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
 from millstream.flows.windows import tumbling
 from millstream.primitives.errors import MillstreamError, PlanError
 from millstream.primitives.schema import TIMESTAMP
+from tests.refusals import refused
 from tests.unit.flows.plans import clicks
 
 NAMES = pa.table({"user": ["ann"], "name": ["Ann"]})
@@ -54,6 +57,10 @@ REFUSED: dict[str, tuple[Callable[[Flow], object], str, str]] = {
     "the step is counted": (lambda f: f.select("n").filter(col("user") == "a"), "no column 'user'", "step 2, filter"),
     "a column of nothing but null": (lambda f: f.with_columns(x=None), "nothing but null", "step 1"),
     "a reserved name": (lambda f: f.with_columns(__ms_x=1), "cannot be the name", "step 1"),
+    "a name that is a pattern": (lambda f: f.with_columns(**{"^n$": 1}), "cannot be the name", "step 1"),
+    "a name for all columns": (lambda f: f.select(**{"*": col("n")}), "cannot be the name", "step 1"),
+    "a pattern in a table": (lambda f: f.join([{"^u.*$": 1}], on="n", right_on="^u.*$"), "cannot be", "step 1, join"),
+    "a pattern that is given": (lambda f: f.map(dict, {"^n$": int}), "cannot be the name", "step 1, map"),
     "a column twice": (lambda f: f.select("n", n=col("n")), "selected twice", "step 1, select"),
     "an empty select": (lambda f: f.select(), "nothing is selected", "step 1"),
     "an expression without a name": (lambda f: f.select(col("n") + 1), "has no name", ""),
@@ -129,3 +136,22 @@ def test_a_table_may_come_in_many_forms():
 def test_steps_refuse_whatever_the_engine():
     with pytest.raises(PlanError):
         clicks().group_by("missing").agg(n=agg.count())
+
+
+@pytest.mark.parametrize("name", ["^n$", "^.*$", "*", "__ms_n"])
+def test_a_source_with_a_column_that_names_others_is_refused(tmp_path: Path, name: str):
+    """Polars takes such a name for all columns that fit it: sums would be of another column."""
+    with ms.App("names", store=tmp_path / "names.mill", durability="process") as app:
+        table = pa.table({name: [1, 2], "n": [10, 20]})
+        with refused(PlanError, f"{name!r} cannot be the name of a column", "where: read"):
+            app.read(table)
+        topic = app.topic("events", schema={name: int, "n": int})
+        with refused(PlanError, f"{name!r} cannot be the name of a column", "where: read"):
+            app.read(topic)
+
+
+@pytest.mark.parametrize("name", ["a b", "a.b", "n*", "^n", "n$", '"', "select", "é\n"])
+def test_other_names_are_names(tmp_path: Path, name: str):
+    with ms.App("names", store=tmp_path / "names.mill", durability="process") as app:
+        flow = app.read(pa.table({name: [1, 2], "n": [10, 20]}))
+        assert flow.agg(x=agg.sum(name)).collect().to_pylist() == [{"x": 3}]
