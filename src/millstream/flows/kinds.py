@@ -87,7 +87,7 @@ def widened_schema(schema: pa.Schema, *, where: str = "read") -> pa.Schema:
 
 
 def refuse_name(name: str, *, where: str) -> None:
-    """Raise PlanError for a name that is empty, that is kept for engines, or that Polars takes for a pattern of names."""
+    """Raise PlanError for a name that is empty, kept for engines, or that Polars takes for a pattern of names."""
     is_pattern = name == "*" or (name.startswith("^") and name.endswith("$"))
     if not name or name.startswith(RESERVED_PREFIX) or is_pattern:
         raise PlanError(
