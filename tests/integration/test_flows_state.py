@@ -47,6 +47,10 @@ pairs = app.read(clicks).join_asof(
     app.read(app.topic("prices", schema={"page": str, "eur": int, "since": ms.Timestamp})),
     on="at", right_on="since", by="page",
 ).write("pairs")
+strange = (
+    app.read(clicks).with_columns(x=float("nan")).window(ms.tumbling("1h"), on="at")
+    .agg(x=ms.max("x")).write("strange")
+)
 plain = app.read(clicks).filter(ms.col("page") == "/").write("plain")
 """
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -191,6 +195,14 @@ def test_the_command_shows_tables(shop: dict[str, Any]) -> None:
     assert "end 2026-01-01 13:00:00" in shown.stdout
 
 
+def test_json_has_no_nan(shop: dict[str, Any]) -> None:
+    flow = shop["strange"]
+    flow.stream(stop=AtCommits(flow))
+    shown = ran("shop:strange", "--json")
+    [state] = json.loads(shown.stdout, parse_constant=lambda name: pytest.fail(name))
+    assert [row["x"] for row in state["rows"]] == [None]
+
+
 def test_a_join_is_step_0(shop: dict[str, Any]) -> None:
     prices = shop["app"].topic("prices", schema={"page": str, "eur": int, "since": ms.Timestamp})
     prices.append([{"page": "/", "eur": 3, "since": NOON - timedelta(hours=1)}])
@@ -214,7 +226,8 @@ def test_a_flow_without_state_has_none(shop: dict[str, Any]) -> None:
         (("shop:by_page", "--step", "7"), "step 7 keeps no rows"),
         (("shop:by_page", "--step", "7"), "one of [1]"),
         (("shop:plain", "--step", "1"), "none of its steps keeps rows"),
-        (("shop:by_page", "--key", "ann"), "nothing is kept of the key 'ann'"),
+        (("shop:by_page", "--key", "ann"), "the key has the columns user, page"),
+        (("shop:by_page", "--key", "ann,/b"), "nothing is kept of the key 'ann,/b'"),
         (("shop:rome",), "has no 'rome'"),
         (("shop:by_page", "--limit", "-1"), "-1 is not in the range"),
     ],

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from millstream.app import App
+from millstream.cli.json_text import json_text
 from millstream.cli.target import existing_store
 from millstream.cli.wide import wide_console
 from millstream.flows.models import ModelFigures, ModelStatus, ModelVersion
@@ -57,7 +56,7 @@ def models(
 
 def _print(found: Sequence[ModelStatus] | Sequence[ModelVersion], *, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps([_plain(asdict(one)) for one in found], indent=2, allow_nan=False))
+        click.echo(json_text([asdict(one) for one in found]))
         return
     table = Table()
     rows = [_status(one) if isinstance(one, ModelStatus) else _version(one) for one in found]
@@ -66,15 +65,6 @@ def _print(found: Sequence[ModelStatus] | Sequence[ModelVersion], *, as_json: bo
     for row in rows:
         table.add_row(*(escape(cell) for cell in row.values()))
     wide_console().print(table)
-
-
-def _plain(value: object) -> object:
-    """Return a value as JSON has it: it has no NaN and nothing infinite, so they are null."""
-    if isinstance(value, dict):
-        return {name: _plain(each) for name, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(each) for each in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _status(one: ModelStatus) -> dict[str, str]:

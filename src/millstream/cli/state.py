@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from datetime import datetime
 
@@ -13,8 +12,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from millstream.cli.flow_session import opened_flow
+from millstream.cli.json_text import json_text
 from millstream.cli.wide import wide_console
 from millstream.flows.kept import ROWS_SHOWN, KeptState
+from millstream.flows.kept_keys import KeyText
 
 
 @click.command()
@@ -22,7 +23,11 @@ from millstream.flows.kept import ROWS_SHOWN, KeptState
 @click.option(
     "--step", type=click.IntRange(min=0), metavar="N", help="Only step N of `explain`; 0: a join."
 )
-@click.option("--key", metavar="K", help="Only this key; of several columns with commas between.")
+@click.option(
+    "--key",
+    metavar="K",
+    help="Only this key, as --json shows it; of several columns with commas between.",
+)
 @click.option(
     "--limit",
     type=click.IntRange(min=0),
@@ -39,10 +44,9 @@ def state(flow: str, step: int | None, key: str | None, limit: int, *, as_json: 
     flow in a module, or a function without arguments that returns one.
     """
     with opened_flow(flow) as found:
-        states = found.state(step=step, key=key, rows_max=limit)
+        states = found.state(step=step, key=None if key is None else KeyText(key), rows_max=limit)
     if as_json:
-        facts = [_plain(asdict(one)) for one in states]
-        click.echo(json.dumps(facts, indent=2))
+        click.echo(json_text([_plain(asdict(one)) for one in states]))
         return
     if not states:
         click.echo("No step of this flow keeps rows; what a fit learns is in `millstream models`.")

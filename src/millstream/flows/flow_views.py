@@ -42,8 +42,8 @@ class FlowViews(ABC):
         """Return what the steps of the stream of this name keep, as its last commit left it. Nothing is changed.
 
         A process that streams the flow goes on meanwhile. ``step`` is a number of ``explain()``, 0 for a join; ``key``
-        a key, a tuple if it has several columns; of each state ``rows_max`` rows are given. Raises ConfigurationError
-        for a step that keeps no rows, and a key of which nothing is kept.
+        a key of its own type, a tuple if it has several columns; of each state ``rows_max`` rows are given. Raises
+        ConfigurationError for a step that keeps no rows, a key of another type, and one of which nothing is kept.
         """
         return self.engines.stream.state(
             self.plan, name=self.name, step=step, key=key, rows_max=rows_max

@@ -15,9 +15,10 @@ class KeptState:
     """One state of a flow, as its last commit left it.
 
     ``step`` is the number that ``explain()`` shows, 0 for a join. ``rows`` are the first of ``rows_total``: open
-    windows with their aggregates as they would be given now; keys with ``key``, ``state`` and ``timers``; or rows that
-    wait. ``closed_until`` is the watermark up to which it is closed; of a shared flow that of the last partition.
-    ``stored_bytes`` is what it takes in the catalog, with parts that are not merged yet.
+    windows with their aggregates as they would be given now; keys with ``key``, ``state``, ``timers`` and, if they have
+    a time to live, ``expires``; or rows that wait. ``closed_until`` is the watermark up to which it is closed; of a
+    shared flow that of the last partition. ``stored_bytes`` is what it takes in the catalog, with parts that are not
+    merged yet.
     """
 
     step: int

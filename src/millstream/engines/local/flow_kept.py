@@ -5,8 +5,8 @@ Everything is read in one snapshot: all states, of a shared flow those of all it
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeAlias
 
@@ -26,12 +26,13 @@ from millstream.engines.local.flow_state import Blob, WindowState
 from millstream.engines.local.flow_versions import AsofKernel, Versions
 from millstream.flows.expression import Column
 from millstream.flows.kept import KeptState
+from millstream.flows.kept_keys import KeyMisfit, is_same, key_values
 from millstream.flows.keyed import Process
 from millstream.flows.merging import JoinSource
 from millstream.flows.plan import Aggregation, Plan
 from millstream.flows.watermark import TIME_MIN
 from millstream.primitives.errors import ConfigurationError
-from millstream.primitives.schema import us_datetime
+from millstream.primitives.schema import describe, us_datetime
 from millstream.store import Snapshot, Store
 
 Rows: TypeAlias = list[dict[str, Any]]
@@ -48,9 +49,19 @@ class _Place:
     step: int
     name: str
     holds: str
-    keys: tuple[str, ...]
-    """The columns of its rows that are the key."""
+    keys: pa.Schema
+    """What the key is made of; nothing if its rows have none."""
     read: Reader
+    key_of: Callable[[dict[str, Any]], tuple[Any, ...]]
+    """Returns the key of a row."""
+
+    @classmethod
+    def of(
+        cls, step: int, name: str, holds: str, keys: Sequence[str], schema: pa.Schema, read: Reader
+    ) -> _Place:
+        """Return a state whose rows have the columns of their key."""
+        columns = pa.schema([schema.field(name) for name in keys])
+        return cls(step, name, holds, columns, read, lambda row: tuple(row[key] for key in keys))
 
 
 def kept_states(
@@ -74,21 +85,48 @@ def kept_states(
             expected=f"{known}; 0 is a join",
             next_step="flow.explain() shows the numbers; what a fit learns is in `millstream models`",
         )
+    chosen = {at: place for at, place in enumerate(places) if step is None or place.step == step}
+    asked = {} if key is None else _asked([*chosen.values()], key, name)
     units = _stored(store, name)
     found = [
-        _kept(place, number, units, f"{store.path}, flow {name!r}", key=key, rows_max=rows_max)
-        for number, place in enumerate(places)
-        if step is None or place.step == step
+        _kept(
+            place,
+            number,
+            units,
+            f"{store.path}, flow {name!r}",
+            is_wanted=_everything if key is None else partial(_is_of, place, asked),
+            rows_max=rows_max,
+        )
+        for number, place in chosen.items()
     ]
     if key is not None and not any(state.rows_total for state in found):
         raise ConfigurationError(
             f"nothing is kept of the key {key!r}",
             where=f"flow {name!r}",
-            expected="a key whose windows are open, whose state is remembered, or whose rows wait; of several columns "
-            "a tuple, on the command line their values with commas",
+            expected="a key whose windows are open, whose state is remembered, or whose rows wait",
             next_step="look at all keys: leave the key out",
         )
     return tuple(found)
+
+
+def _asked(places: list[_Place], key: Key, name: str) -> dict[pa.Schema, tuple[Any, ...]]:
+    """Return which values are asked for, for each kind of key. Raises ConfigurationError if it fits none of them."""
+    kinds = dict.fromkeys(place.keys for place in places if len(place.keys))
+    asked, misfits = {}, []
+    for columns in kinds:
+        try:
+            asked[columns] = key_values(key, columns)
+        except KeyMisfit as error:
+            misfits.append(str(error))
+    if misfits and not asked:
+        raise ConfigurationError(
+            f"no key is {key!r}: {misfits[0]}",
+            where=f"flow {name!r}",
+            expected=" or ".join(f"({describe(columns)})" for columns in kinds),
+            next_step="give a value of the key's type; of several columns a tuple, on the command line values with "
+            'commas, a text that has one itself in "quotes"',
+        )
+    return asked
 
 
 def held_rows(store: Store, plan: Plan, name: str, state: int) -> Rows:
@@ -107,7 +145,13 @@ def held_rows(store: Store, plan: Plan, name: str, state: int) -> Rows:
 
 
 def _kept(
-    place: _Place, number: int, units: list[_Unit], where: str, *, key: Key, rows_max: int
+    place: _Place,
+    number: int,
+    units: list[_Unit],
+    where: str,
+    *,
+    is_wanted: Callable[[dict[str, Any]], bool],
+    rows_max: int,
 ) -> KeptState:
     rows: Rows = []
     stored_bytes = 0
@@ -116,9 +160,7 @@ def _kept(
         closed_until_us, blobs = unit.state(number)
         closed.append(closed_until_us)
         stored_bytes += sum(len(data) for _, _, data in blobs)
-        rows += place.read(closed_until_us, blobs, where)
-    if key is not None:
-        rows = [row for row in rows if _is_of(row, place.keys, key)]
+        rows += filter(is_wanted, place.read(closed_until_us, blobs, where))
     closed_us = min(closed, default=TIME_MIN)
     return KeptState(
         step=place.step,
@@ -131,51 +173,56 @@ def _kept(
     )
 
 
-def _is_of(row: dict[str, Any], keys: tuple[str, ...], key: Key) -> bool:
-    """Return whether a row is of a key, compared as text so that a command line can name it."""
-    if not keys:
-        return False
-    values = [row[name] for name in keys]
-    if len(values) == 1 and isinstance(values[0], tuple):
-        values = [*values[0]]
-    asked = key if isinstance(key, tuple) else (key,)
-    told = [*map(str, values)]
-    return told == [*map(str, asked)] or (isinstance(key, str) and ",".join(told) == key)
+def _everything(row: dict[str, Any]) -> bool:
+    del row
+    return True
+
+
+def _is_of(place: _Place, asked: Mapping[pa.Schema, tuple[Any, ...]], row: dict[str, Any]) -> bool:
+    """Return whether a row has the key that is asked for."""
+    values = asked.get(place.keys)
+    return values is not None and all(map(is_same, place.key_of(row), values))
 
 
 def _places(plan: Plan) -> Iterator[_Place]:
     """Yield for each state whose it is, and what reads it."""
     join = plan.source
     if isinstance(join, JoinSource):
-        of_join = partial(_Place, 0, join.name)
+        of_join = partial(_Place.of, 0, join.name)
+        left, right = join.left.schema, join.right.schema
         if join.is_asof:
             assert join.time is not None
-            waiting = partial(_waiting, join.time.left, join.left.schema)
-            yield of_join("rows that wait", join.left_on, waiting)
-            yield of_join("versions", join.right_on, partial(_of_versions, join))
+            waiting = partial(_waiting, join.time.left, left)
+            yield of_join("rows that wait", join.left_on, left, waiting)
+            yield of_join("versions", join.right_on, right, partial(_of_versions, join))
         else:
-            yield of_join("rows of the left side", join.left_on, partial(_of_join, join, 0))
-            yield of_join("rows of the right side", join.right_on, partial(_of_join, join, 1))
+            lefts, rights = (partial(_of_join, join, side) for side in (0, 1))
+            yield of_join("rows of the left side", join.left_on, left, lefts)
+            yield of_join("rows of the right side", join.right_on, right, rights)
     for at, step in plan.stateful().items():
         schema = plan.schemas()[at]
-        of_step = partial(_Place, at + 1, step.name)
+        of_step = partial(_Place.of, at + 1, step.name)
         if isinstance(step, Process):
             waiting = partial(_waiting, step.time, schema)
-            yield of_step("rows that wait", step.keyed.keys, waiting)
-            yield of_step("keys", ("key",), partial(_of_keys, step, schema))
+            rows = of_step("rows that wait", step.keyed.keys, schema, waiting)
+            yield rows
+            yield replace(
+                rows, holds="keys", read=partial(_of_keys, step, schema), key_of=_of_context
+            )
         elif isinstance(step, Aggregation):
-            keys = tuple(name for name, _ in step.keys)
+            keys, given = tuple(name for name, _ in step.keys), plan.schemas()[at + 1]
             if step.counts_rows:
                 # Keys may be computed: rows that wait have only those that are columns.
                 columns = tuple(e.name for _, e in step.keys if isinstance(e, Column))
                 yield of_step(
                     "rows that wait",
                     columns if len(columns) == len(keys) else (),
+                    schema,
                     partial(_waiting, step.time, schema),
                 )
-                yield of_step("count windows", keys, partial(_of_counts, step, schema))
+                yield of_step("count windows", keys, given, partial(_of_counts, step, schema))
             else:
-                yield of_step("open windows", keys, partial(_of_windows, step, schema))
+                yield of_step("open windows", keys, given, partial(_of_windows, step, schema))
 
 
 def _of_join(join: JoinSource, side: int, closed_until_us: int, blobs: Blobs, where: str) -> Rows:
@@ -235,8 +282,15 @@ def _of_keys(
     KeyedState(runner).load(blobs, where=where)
     return [
         {"key": context.key, "state": context.state, "timers": context.timers()}
+        | ({} if step.keyed.ttl_us is None else {"expires": runner.expires(context)})
         for context in runner.contexts.values()
     ]
+
+
+def _of_context(row: dict[str, Any]) -> tuple[Any, ...]:
+    """Return the key of a function's state, which is a tuple already if it has several columns."""
+    key = row["key"]
+    return key if isinstance(key, tuple) else (key,)
 
 
 @dataclass(frozen=True)

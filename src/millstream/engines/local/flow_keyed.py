@@ -276,6 +276,21 @@ class KeyedRunner:
         is_quiet = ttl_us is not None and time_us - context._time_us >= ttl_us
         return is_quiet and not context._due and not context._clock_due
 
+    def expires(self, context: KeyedContext[Any]) -> datetime | None:
+        """Return when a key is forgotten if nothing comes for it; None if that is not known, or never.
+
+        That is a time of the events, or of the clock if there is no such time. A timer counts like an event; one of the
+        clock, where events have a time, keeps the key for as long as nobody knows.
+        """
+        ttl_us = self.step.keyed.ttl_us
+        if ttl_us is None or (context._clock_due and self.step.time is not None):
+            return None
+        times_us = [context._time_us, *context._due.values(), *context._clock_due.values()]
+        try:
+            return us_datetime(max(times_us) + ttl_us)
+        except OverflowError:
+            return None
+
     def _expire(self, until_us: int) -> None:
         """Forget the keys whose time to live is over; whoever comes later would find them over as well."""
         heap = self._expiries
