@@ -14,13 +14,14 @@ from hypothesis import strategies as st
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
-from millstream.flows.windows import session, sliding, tumbling
+from millstream.flows.windows import count_window, session, sliding, tumbling
 from millstream.primitives.schema import Timestamp
 from millstream.testing.flows_suite import EPOCH, LocalWorld, in_order
 from tests.flows_kit import CRASHES, StopAfter, crash_each
 from tests.flows_members import together
 
 SCHEMA = {"k": str, "n": int, "at": Timestamp}
+PRICES = {"k": str, "price": int, "since": Timestamp}
 EVENTS = st.lists(
     st.tuples(st.sampled_from("abcdefg"), st.integers(-9, 9), st.integers(0, 120)), max_size=50
 )
@@ -35,6 +36,18 @@ def rows_of(events: list[tuple[str, int, int]]) -> list[dict[str, Any]]:
         back_s = 299 if at % 3 == 0 else 0
         rows.append({"k": k, "n": n, "at": EPOCH + timedelta(seconds=second - back_s)})
     return rows
+
+
+def prices_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return a price of each key for each event, half a minute earlier or later."""
+    return [
+        {
+            "k": row["k"],
+            "price": number,
+            "since": row["at"] + timedelta(seconds=30 if number % 2 else -30),
+        }
+        for number, row in enumerate(rows)
+    ]
 
 
 def remember(event: dict[str, Any], key: Any) -> Iterator[dict[str, Any]]:
@@ -88,14 +101,68 @@ def joined(world: LocalWorld) -> Flow:
     )
 
 
+def counted(world: LocalWorld) -> Flow:
+    """Windows of three rows in the order of their times; those of one time in the order of their coming."""
+    windowed = world.read("events").window(count_window(3), on="at", late=LATE)
+    return windowed.group_by("k").agg(rows=agg.count(), all=agg.collect("n"), low=agg.min("n"))
+
+
+def counted_as_they_come(world: LocalWorld) -> Flow:
+    windowed = world.read("events").window(count_window(2))
+    return windowed.group_by("k").agg(rows=agg.count(), total=agg.sum("n"))
+
+
+def counts_of_windows(world: LocalWorld) -> Flow:
+    return (
+        windows(world)
+        .select("k", "rows", ended=col("window_end"))
+        .window(count_window(2), on="ended")
+        .group_by("k")
+        .agg(windows=agg.count(), rows=agg.sum("rows"))
+    )
+
+
+def versioned(world: LocalWorld) -> Flow:
+    """Each event with the one of its key that held at its time: itself, or of several at that time the last."""
+    events = world.read("events")
+    return events.select("k", "n", "at").join_asof(
+        events.select("k", held=col("n"), since=col("at")),
+        on="at",
+        right_on="since",
+        by="k",
+        late=LATE,
+    )
+
+
+def versioned_of_another_topic(world: LocalWorld) -> Flow:
+    """Prices are as many as events and lie in a topic of their own, under the same key."""
+    joined = world.read("events").join_asof(
+        world.read("prices"), on="at", right_on="since", by="k", tolerance="10m", late="6m"
+    )
+    windowed = joined.window(tumbling("5m"), on="at")
+    return windowed.group_by("k").agg(rows=agg.count(), prices=agg.sum("price"))
+
+
 def single_rows(world: LocalWorld) -> Flow:
     return world.read("events").select("k", double=col("n") * 2)
 
 
-FLOWS = [windows, sessions_of_sessions, slid, remembered, joined, single_rows]
+FLOWS = [
+    windows,
+    sessions_of_sessions,
+    slid,
+    remembered,
+    joined,
+    counted,
+    counted_as_they_come,
+    counts_of_windows,
+    versioned,
+    versioned_of_another_topic,
+    single_rows,
+]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=90, deadline=None)
 @given(
     events=EVENTS,
     which=st.sampled_from(FLOWS),
@@ -119,8 +186,10 @@ def test_any_number_of_members_gives_the_batch_output(
         path = Path(folder) / "s.mill"
         with LocalWorld(path) as world:
             world.topic("events", SCHEMA, key="k", partitions=partitions)
+            world.topic("prices", PRICES, key="k", partitions=partitions)
             if rows:
                 world.append("events", rows)
+                world.append("prices", prices_of(rows))
 
         def flow(world: LocalWorld) -> Flow:
             return which(world).write("out").named("flow")
