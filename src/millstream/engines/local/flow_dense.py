@@ -46,7 +46,7 @@ _WINDOW_PLACES: Final = 1_000
 _EMPTY_PLACES: Final = 65_536
 
 GROUPS_MIN: Final = 100_000
-"""Below so many stored groups a snapshot is not worth its while: to load them takes some 20 ms."""
+"""Below so many stored groups a snapshot is not worth its while: to load them takes some 40 ms."""
 
 _SNAPSHOT_TIMES: Final = 4
 """A snapshot is taken when so many times more groups are stored than there are."""

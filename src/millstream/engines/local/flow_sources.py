@@ -263,7 +263,8 @@ def _topic_frame(
 
 def event_frame(batch: EventBatch) -> pl.DataFrame:
     """Return events as a frame of the types that flows compute with."""
-    frame = from_arrow(batch.table)
+    # Of one batch Polars takes the columns over as they are, without its threads.
+    frame = pl.DataFrame(batch.data)
     if all(map(is_wide, frame.dtypes)):
         return frame
     return widen(frame.lazy(), frame.schema).collect()

@@ -17,7 +17,7 @@ from millstream.engines.local.flow_expression import (
     computing,
     polars_schema,
 )
-from millstream.engines.local.flow_few import FewSteps
+from millstream.engines.local.flow_few import FEW_ROWS_MAX, FewSteps
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_tally import Counter, FunctionTime, Fused, Tally
 from millstream.flows.figures import StepPlace, calls_function, keeps_rows
@@ -51,8 +51,13 @@ def to_arrow(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
     """Return the frame as a table of exactly ``schema``."""
     if not frame.height:
         return schema.empty_table()  # as most micro-batches have it, and at a hundredth of the time
-    chosen = frame if frame.columns == schema.names else frame.select(schema.names)
-    table = solid(chosen.to_arrow(compat_level=pl.CompatLevel.oldest()))
+    oldest = pl.CompatLevel.oldest()
+    if frame.height <= FEW_ROWS_MAX:  # column by column, as the frame takes Polars' threads to it
+        columns = [frame[name].to_arrow(compat_level=oldest) for name in schema.names]
+        table = solid(pa.Table.from_arrays(columns, names=schema.names))
+    else:
+        chosen = frame if frame.columns == schema.names else frame.select(schema.names)
+        table = solid(chosen.to_arrow(compat_level=oldest))
     return table if table.schema.equals(schema, check_metadata=True) else table.cast(schema)
 
 

@@ -159,8 +159,7 @@ class LocalLog:
 
     def ends(self, topic: TopicInfo) -> list[tuple[int, int]]:
         """Return (first offset, next offset) of each partition. Raises UnknownTopic."""
-        with self.store.read() as snapshot:
-            rows = snapshot.run("log/partitions", (topic.id,))
+        rows = self.store.look("log/partitions", (topic.id,))
         if not rows:
             raise unknown_topic(topic.name, str(self.store.path), self.topic_names())
         return [(first, end) for _, _, first, end, _ in rows]
