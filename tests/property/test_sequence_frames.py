@@ -26,6 +26,7 @@ options = st.builds(
     gap=st.sampled_from(["emit", "hold"]),
     start=st.sampled_from(["first", 0, 3]),
     max_events=st.sampled_from([1, 4, 1_000]),
+    max_bytes=st.sampled_from([60, 500, "1MiB"]),
     max_dropout=st.sampled_from([4, 30]),
     max_misorder=st.sampled_from([2, 9, 30]),
     forget=st.sampled_from(["8ms", "1h"]),
@@ -134,6 +135,7 @@ def with_row(event: Event, chosen: ms.SequenceOptions) -> Event:
 def test_frames_give_what_events_give(
     events: list[Any], chosen: ms.SequenceOptions, data: st.DataObject
 ):
+    chosen = replace(chosen, max_bytes="1MiB")  # a payload is less than a row
     frames, plain = sequencer(chosen), ms.Sequencer(chosen)
     found: dict[str, list[Any]] = {}
     expected = Sequenced()

@@ -67,7 +67,8 @@ class Sequencer:
         self._keys: dict[Key, KeyedSequence] = {}
         self._indexes = 0
         self._timers: list[tuple[int, int, KeyedSequence]] = []
-        self._oldest: list[tuple[int, int, KeyedSequence]] = []
+        self._oldest: list[tuple[int, int, KeyedSequence]] | None = None
+        """First gaps by age; None as long as there is room for twice as much as waits."""
         self._quiet: list[tuple[int, int, KeyedSequence]] = []
         self._stopped: MillstreamError | None = None
 
@@ -375,16 +376,29 @@ class Sequencer:
         if due is not None and (state.timer_us is None or due < state.timer_us):
             state.timer_us = due
             heapq.heappush(self._timers, (due, state.index, state))
+        if self._oldest is not None:
+            self._list(self._oldest, state)
+
+    def _list(self, oldest: list[tuple[int, int, KeyedSequence]], state: KeyedSequence) -> None:
+        """Remember how old the first gap of a key is, while that may matter."""
         opened_us = state.gaps[0].opened_us
-        if state.listed_us != opened_us:
+        if self.counts.buffered_bytes * 2 < self.options.max_size:
+            self._oldest = None
+        elif state.listed_us != opened_us:
             state.listed_us = opened_us
-            heapq.heappush(self._oldest, (opened_us, state.index, state))
-            if len(self._oldest) > 2 * len(self._keys) + _STALE_MAX:
-                self._oldest = [entry for entry in self._oldest if _is_first(entry)]
-                heapq.heapify(self._oldest)
+            heapq.heappush(oldest, (opened_us, state.index, state))
+            if len(oldest) > 2 * len(self._keys) + _STALE_MAX:
+                oldest[:] = [entry for entry in oldest if _is_first(entry)]
+                heapq.heapify(oldest)
 
     def _close_oldest(self, out: Sequenced) -> bool:
         """Close the gap that has been open for longest."""
+        if self._oldest is None:
+            waiting = [state for state in self._keys.values() if state.gaps]
+            self._oldest = [(state.gaps[0].opened_us, state.index, state) for state in waiting]
+            heapq.heapify(self._oldest)
+            for state in waiting:
+                state.listed_us = state.gaps[0].opened_us
         while self._oldest:
             entry = heapq.heappop(self._oldest)
             state = entry[2]

@@ -81,14 +81,16 @@ class Found:
             return False
         ahead, ahead_max = seqs[groups.rows] - self.nexts[groups.owner], options.max_dropout
         if options.modulo is not None:
-            ahead %= options.modulo
+            half = options.modulo // 2
+            ahead = (ahead + half) % options.modulo - half
             ahead_max = min(ahead_max, options.modulo // 4)
             may_pass &= groups.lengths <= options.modulo // 4
-        if ahead_max * len(self.keys) >= FAR:
+        width = ahead_max + options.max_misorder + 1
+        if width * len(self.keys) >= FAR:
             return False
         self.passing = passing(
             groups, ahead, clocks, may_pass=may_pass, waits=waits, ahead_max=ahead_max,
-            wait_us=None if options.gap == "hold" else options.wait_us,
+            behind_max=options.max_misorder, wait_us=None if options.gap == "hold" else options.wait_us,
         )  # fmt: skip
         return True
 

@@ -37,24 +37,18 @@ def groups_of(rows: Integers, lengths: Integers) -> Groups:
 
 
 def with_waiting(groups: Groups, rows: Integers, owner: Integers) -> Groups:
-    """Return the groups with rows that wait: those of group ``owner[i]`` end with ``rows[i]``."""
-    owners = np.concatenate([groups.owner, owner])
-    by_owner = np.argsort(owners, kind="stable")
+    """Return the groups with rows that wait: those of group ``owner[i]`` begin with ``rows[i]``."""
+    by_owner = np.argsort(np.concatenate([owner, groups.owner]), kind="stable")
     lengths = groups.lengths + np.bincount(owner, minlength=len(groups.lengths))
-    return groups_of(np.concatenate([groups.rows, rows])[by_owner], lengths)
+    return groups_of(np.concatenate([rows, groups.rows])[by_owner], lengths)
 
 
 @dataclass(frozen=True, slots=True)
 class Passing:
-    """How many rows of each group pass, and the rows: those that pass come first in their group, by number."""
+    """The rows of the groups, and which of them pass; these are in the order of their numbers."""
 
-    counts: Integers
     rows: Integers
-
-    def places(self, groups: Groups) -> Flags:
-        """Return which places hold rows that pass."""
-        found: Flags = groups.place < self.counts[groups.owner]
-        return found
+    passes: Flags
 
 
 def passing(
@@ -65,6 +59,7 @@ def passing(
     may_pass: Flags,
     waits: Flags,
     ahead_max: int,
+    behind_max: int,
     wait_us: int | None,
 ) -> Passing:
     """Return what passes.
@@ -74,29 +69,31 @@ def passing(
     which groups may pass, and which hold rows that wait. ``wait_us``: None for ever.
     """
     in_order = may_pass & ~waits & _all(groups, ahead == groups.place)
-    counts = np.where(in_order, groups.lengths, 0)
-    is_near = _all(groups, (ahead >= 0) & (ahead <= ahead_max))
-    may_sort = may_pass & ~in_order & is_near
-    places = np.flatnonzero(may_sort[groups.owner])
+    passes = in_order[groups.owner]
+    is_near = _all(groups, (ahead >= -behind_max) & (ahead <= ahead_max))
+    places = np.flatnonzero((may_pass & ~in_order & is_near)[groups.owner])
     if not len(places):
-        return Passing(counts, groups.rows)
-    # By group, then by number: a group begins where it did.
-    places_sorted = places[
-        np.argsort(groups.owner[places] * (ahead_max + 1) + ahead[places], kind="stable")
-    ]
+        return Passing(groups.rows, passes)
+    owner, width = groups.owner[places], ahead_max + behind_max + 1
+    by_number = places[np.argsort(owner * width + ahead[places], kind="stable")]
     rows = groups.rows.copy()
-    rows[places] = groups.rows[places_sorted]
-    sorted_ahead, owner = ahead[places_sorted], groups.owner[places]
-    follows_on = sorted_ahead == groups.place[places]
-    is_bad = np.zeros(len(places), dtype=np.bool_)
-    is_bad[1:] = (sorted_ahead[1:] == sorted_ahead[:-1]) & (owner[1:] == owner[:-1])
+    rows[places] = groups.rows[by_number]
+    ahead = ahead[by_number]
+    is_new_owner = np.ones(len(places), dtype=np.bool_)
+    is_new_owner[1:] = owner[1:] != owner[:-1]
+    counts = (ahead >= 0) & is_new_owner  # not behind, and no copy of the one before
+    counts[1:] |= (ahead[1:] >= 0) & (ahead[1:] != ahead[:-1])
+    ranks = np.cumsum(counts)
+    before: Integers = (ranks - counts)[np.flatnonzero(is_new_owner)][np.cumsum(is_new_owner) - 1]
+    follows_on = counts & (ahead == ranks - before - 1)
+    # What is behind or comes twice is looked up by the machine, when its key has gone on: it has to be remembered.
+    is_bad = ~counts & (groups.lengths[owner] - np.minimum(ahead, 0) > behind_max)
     if wait_us is not None:
         is_bad |= follows_on & _too_late(clocks[rows[places]], owner, wait_us)
-    may_sort[owner[is_bad]] = False
-    counts += np.bincount(owner[follows_on], minlength=len(counts)) * may_sort
-    back = ~may_sort[groups.owner] & ~in_order[groups.owner]
-    rows[back] = groups.rows[back]
-    return Passing(counts, rows)
+    is_fine = np.ones(len(groups.lengths), dtype=np.bool_)
+    is_fine[owner[is_bad]] = False
+    passes[places] = follows_on & is_fine[owner]
+    return Passing(rows, passes)
 
 
 def _all(groups: Groups, holds: Flags) -> Flags:

@@ -2,7 +2,7 @@
 
 Most events of a batch pass at once. Taken by number, those of a key that follow on what is awaited do, if
 
-- nothing of the key is on probation, and no number comes twice or is behind, or further ahead than may be believed;
+- nothing of the key is on probation, and no number is further ahead or behind than may be believed;
 - none comes as late after the first greater one as a gap waits, so that no gap before it would have been closed;
 - there are so few that ``max_events`` could not be reached.
 
@@ -251,7 +251,7 @@ class FrameSequencer:
             return np.empty(0, dtype=np.int64)
         self._know(found)
         passed = self._pass(found)
-        rows = found.passing.rows[~found.passing.places(found.groups)]
+        rows = found.passing.rows[~found.passing.passes]
         others = np.sort(rows[rows < len(batch.seqs)])
         self._take_each(batch, others, out)
         count = len(batch.seqs) - len(others)
@@ -318,13 +318,16 @@ class FrameSequencer:
 
     def _pass(self, found: Found) -> Integers:
         """Move the keys on, and return the numbers of the rows that pass, in order."""
-        memory, groups, chosen = self.options.max_misorder, found.groups, found.passing
-        digests = found.digests[chosen.rows].tobytes()
-        at = np.flatnonzero(chosen.counts)
-        starts = groups.starts[at]
-        for group, start, count, following, clock in zip(
-            at.tolist(), starts.tolist(), chosen.counts[at].tolist(),
-            (found.nexts[at] + chosen.counts[at]).tolist(), found.heard[at].tolist(), strict=True,
+        memory, passes = self.options.max_misorder, found.passing.passes
+        rows = found.passing.rows[passes]
+        counts = np.bincount(found.groups.owner[passes], minlength=len(found.keys))
+        digests = found.digests[rows].tobytes()
+        at = np.flatnonzero(counts)
+        counts = counts[at]
+        ends = np.cumsum(counts)
+        for group, count, end, following, clock in zip(
+            at.tolist(), counts.tolist(), ends.tolist(), (found.nexts[at] + counts).tolist(),
+            found.heard[at].tolist(), strict=True,
         ):  # fmt: skip
             state = found.states[group]
             assert state is not None
@@ -332,9 +335,10 @@ class FrameSequencer:
                 state.start = following - count
             state.heard_us = clock
             run = array("Q")
-            run.frombytes(digests[8 * (start + max(0, count - memory)) : 8 * (start + count)])
+            run.frombytes(digests[8 * (end - min(count, memory)) : 8 * end])
             state.pass_to(following, run)
-        rows = chosen.rows[chosen.places(groups)]
+            if state.gaps:
+                self._machine._keep_timers(state)
         return found.numbers(rows, self._next_row)
 
     def _take_each(self, batch: Batch, rows: Integers, out: Sequenced) -> None:

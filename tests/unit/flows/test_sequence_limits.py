@@ -117,4 +117,9 @@ def test_heaps_do_not_grow_with_what_is_over():
     for n in range(10_000):
         feed(machine, 2, 1, key=f"k{n}")
     assert len(machine._quiet) < 1_100
-    assert len(machine._oldest) < 1_100
+    full = sequencer(gap="hold", max_bytes=1)
+    for n in range(5_000):
+        feed(full, 3 * n + 2, 3 * n + 4)
+    assert full.counts.gaps["overflow"] > 5_000
+    assert full._oldest is not None
+    assert len(full._oldest) < 1_100
