@@ -7,7 +7,7 @@ from typing import Any
 from unittest.mock import patch
 
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import millstream as ms
@@ -163,6 +163,40 @@ def test_frames_give_what_events_give(
     assert found == outcome(same)
     mine, theirs = frames.counts.dump(), plain.counts.dump()
     assert {**mine, "buffered_bytes": 0} == {**theirs, "buffered_bytes": 0}
+
+
+few = st.lists(
+    st.tuples(
+        st.sampled_from("ab"), st.integers(0, 5), st.integers(0, 2), st.sampled_from(["", "x"])
+    ),
+    max_size=14,
+)
+
+
+@settings(max_examples=400)
+@given(
+    few,
+    st.integers(1, 14),
+    st.sampled_from(["2ms", "5ms"]),
+    st.sampled_from(["emit", "hold"]),
+    st.sampled_from([3, 30]),
+)
+def test_few_numbers_close_together(
+    events: list[Any], size: int, wait: str, gap: Any, misorder: int
+):
+    """Times go on: so it matters which gap is closed by which event."""
+    chosen = ms.SequenceOptions(wait=wait, gap=gap, start=0, max_misorder=misorder)
+    clock, line = 0, []
+    for key, n, after, payload in events:
+        clock += after
+        line.append((key, n, clock, payload))
+    at_once, one_by_one = sequencer(chosen), sequencer(chosen)
+    for first in range(0, len(line), size):
+        fast = at_once.feed(frame(line[first : first + size]))
+        with patch.object(FrameSequencer, "_may_pass", lambda *_: False):
+            slow = one_by_one.feed(frame(line[first : first + size]))
+        assert outcome(fast) == outcome(slow)
+        assert kept(at_once) == kept(one_by_one)
 
 
 @given(shuffled(), st.integers(1, 40))

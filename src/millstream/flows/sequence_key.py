@@ -132,7 +132,6 @@ class KeyedSequence:
             self.start is not None
             and 0 < seq - self.next <= self._options.max_dropout
             and seq not in self.buffer
-            and not self._confirms(seq)
         )
 
     def take(self, held: Held, now_us: int, out: Sequenced) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import polars as pl
 import pytest
@@ -125,6 +126,110 @@ def test_a_limit_of_all_keys_is_kept():
     out = many.feed(pl.concat([frame(2, 3, 4, key=key) for key in "ab"]))
     assert many.counts.buffered_bytes <= 150
     assert out.gaps[0] == Gap("a", 1, 1, out.gaps[0].opened_us, out.gaps[0].closed_us, "overflow")
+
+
+def one_by_one(machine: Any, rows: pl.DataFrame) -> int:
+    """Feed rows, and return how many of them could not pass at once."""
+    counted = []
+    take_each = type(machine)._take_each
+
+    def spy(self: Any, batch: Any, those: Any, out: Any) -> None:
+        counted.append(len(those))
+        take_each(self, batch, those, out)
+
+    with patch.object(type(machine), "_take_each", spy):
+        machine.feed(rows)
+    return sum(counted)
+
+
+def at(*events: tuple[int, float]) -> pl.DataFrame:
+    """Numbers of one key, each at its second."""
+    return pl.concat([frame(n, after_s=second) for n, second in events])
+
+
+def test_what_follows_on_once_it_is_sorted_passes_at_once():
+    machine = sequencer()
+    assert one_by_one(machine, frame(3, 1, 2, 4)) == 0
+    assert machine.awaited("k") == 5
+
+
+def test_only_what_lies_behind_a_gap_and_what_comes_twice_goes_one_by_one():
+    machine = sequencer()
+    assert one_by_one(machine, frame(1, 4, 2, 2)) == 2
+    assert (machine.awaited("k"), machine.counts.duplicates) == (3, 1)
+
+
+def test_what_waits_passes_with_what_it_waited_for():
+    machine = sequencer()
+    machine.feed(frame(2, 4))
+    assert one_by_one(machine, frame(1)) == 0
+    assert (machine.awaited("k"), machine.counts.buffered) == (3, 1)
+    assert one_by_one(machine, frame(5, 3)) == 0
+    assert (machine.awaited("k"), machine.counts.buffered) == (6, 0)
+
+
+def test_a_number_that_comes_at_the_deadline_of_its_gap_is_late():
+    #    2 at 0 s     1 at 2 s: closed
+    machine = sequencer()
+    assert len(machine.feed(at((2, 0), (1, 2))).late) == 1
+    machine = sequencer()
+    assert machine.feed(at((2, 0), (1, 1.999999))).ordered.height == 2
+
+
+def test_a_number_that_comes_at_the_deadline_of_a_gap_of_before_is_late():
+    machine = sequencer()
+    machine.feed(at((2, 0)))
+    assert len(machine.feed(at((1, 2))).late) == 1
+    machine = sequencer()
+    machine.feed(at((2, 0)))
+    assert machine.feed(at((1, 1.999999))).ordered.height == 2
+
+
+def test_events_that_wait_count_while_they_do_though_all_come_in_one_batch():
+    rows = frame(2, 3, 4, 1)
+    few = sequencer(max_events=2)
+    assert (few.feed(rows).gaps[0].reason, few.counts.late) == ("overflow", 1)
+    size = -(-rows.estimated_size() // rows.height)
+    small = sequencer(max_bytes=2 * size)
+    assert (small.feed(rows).gaps[0].reason, small.counts.late) == ("overflow", 1)
+
+
+def test_a_key_is_forgotten_between_batches_and_within_one():
+    machine = sequencer(forget="10s", gap="hold")
+    machine.feed(at((1, 0)))
+    assert machine.feed(at((2, 20))).ordered.height == 0
+    assert machine.counts.forgotten == 1
+    machine = sequencer(forget="10s", gap="hold")
+    assert machine.feed(at((1, 0), (2, 20))).ordered.height == 1
+    assert machine.counts.forgotten == 1
+
+
+def test_a_key_was_heard_when_its_last_event_came_though_others_go_after_it():
+    #    3 waits, at 0 s; 1 passes, at 9 s: at 18 s the key is still known
+    machine = sequencer(forget="10s", wait="9500ms")
+    machine.feed(at((3, 0), (1, 9)))
+    machine.advance(machine.due_us)
+    machine.feed(at((4, 18)))
+    assert (machine.counts.forgotten, machine.awaited("k")) == (0, 5)
+
+
+def test_the_oldest_gap_is_known_where_the_first_one_of_a_key_was_filled():
+    #    a lacks 1 and 3, since 0 s and 1 s; b lacks 1, since 2 s. Then 1 of a comes: the oldest gap is that of 3
+    rows = frame(2)
+    size = rows.estimated_size()
+    machine = sequencer(max_bytes=2 * size, gap="hold")
+    machine.feed(
+        pl.concat([frame(2, key="x"), frame(2, key="y"), frame(2, key="z")])
+    )  # x is closed
+    machine.feed(frame(1, key="y", after_s=1))
+    machine.feed(frame(1, key="z", after_s=1))
+    machine.feed(pl.concat([frame(2, key="a", after_s=2), frame(4, key="a", after_s=3)]))
+    machine.feed(frame(1, key="a", after_s=4))
+    machine.feed(frame(2, key="b", after_s=5))
+    out = machine.feed(frame(2, key="c", after_s=6))
+    assert [(gap.key, gap.first, gap.last, gap.reason) for gap in out.gaps] == [
+        ("a", 3, 3, "overflow")
+    ]
 
 
 @pytest.mark.parametrize(

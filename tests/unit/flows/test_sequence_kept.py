@@ -49,6 +49,15 @@ def test_options_may_change_over_a_stop():
     assert holds.due_us is None
 
 
+def test_with_a_shorter_wait_no_gap_is_closed_before_the_one_in_front_of_it():
+    machine = sequencer(wait="10s")
+    feed(machine, 2)
+    again = ms.Sequencer.load(machine.dump(), replace(machine.options, wait="1s"))
+    feed(again, 4, at=1)
+    out = again.advance(99 * S)
+    assert [(gap.first, gap.closed_us) for gap in out.gaps] == [(1, 10 * S), (3, 10 * S)]
+
+
 def test_what_is_no_dump_is_refused():
     with refused(PayloadError, "dump"):
         ms.Sequencer.load(b"\x80")

@@ -53,6 +53,7 @@ def test_it_is_never_asked_for_when_the_answer_would_come_too_late():
     assert machine.advance(300_000).gaps[0].reason == "timeout"
     machine, calls = asking(wait="99ms")
     feed(machine, 2, 3, 4, 5)
+    assert machine.due_us == 99_000
     machine.advance(S)
     assert calls == []
 

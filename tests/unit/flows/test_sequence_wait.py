@@ -32,6 +32,15 @@ def test_jitter_is_that_of_rfc_3550():
     assert arrivals.jitter_us == 16_000 / 16
 
 
+def test_delays_are_relative_to_the_least_of_the_last_two_seconds():
+    """A clock that was set 100 ms back makes no event late for ever."""
+    arrivals = Arrivals(2 * S)
+    for n in range(1_500):
+        sent = n * 20_000
+        arrivals.observe(sent + (100_000 if n > 10 else 0), sent, 0)
+    assert arrivals.wait_us == 20_000
+
+
 def test_without_times_of_the_sender_the_delay_is_that_of_what_was_overtaken():
     machine = ms.Sequencer(ms.SequenceOptions(wait="auto", start=0))
     for n in range(0, 400, 2):
