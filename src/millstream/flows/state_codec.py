@@ -61,8 +61,8 @@ class StateCodec:
         data = self._encoder.encode(state)
         back = self._decoder.decode(data)
         # Comparing by == is fast and nearly always enough; NaN, for one, does not equal itself.
-        if back != state and (changed := _changed(state, back, "it")) is not None:
-            raise ValueError(changed)
+        if back != state and (change := changed(state, back)) is not None:
+            raise ValueError(change)
         return data
 
     def decode(self, data: bytes) -> State:
@@ -70,14 +70,21 @@ class StateCodec:
         return self._decoder.decode(data)
 
 
-def _changed(kept: State, back: State, place: str) -> str | None:
-    """Return what would come back as something else, and where it is in the state; None if nothing would."""
+def changed(
+    kept: State, back: State, place: str = "it", *, lists_for_tuples: bool = False
+) -> str | None:
+    """Return what would come back as something else, and where it is in the state; None if nothing would.
+
+    ``lists_for_tuples``: a tuple may come back as a list.
+    """
     if kept == back or (kept != kept and back != back):
         return None
+    if lists_for_tuples and isinstance(kept, tuple) and isinstance(back, list):
+        kept = list(kept)
     if type(kept) is type(back):
         parts = _parts(kept, back, place)
         if parts is not None:
-            changes = (_changed(*part) for part in parts)
+            changes = (changed(*part, lists_for_tuples=lists_for_tuples) for part in parts)
             return next((change for change in changes if change is not None), None)
     return f"{place} is {_shown(kept)} and would come back as {_shown(back)}"
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
+import millstream as ms
 from millstream.flows.aggregate import aggregator
 from millstream.primitives.errors import PlanError, StepError
 from tests.refusals import refused
@@ -95,3 +99,41 @@ def test_it_may_return_whatever_a_schema_can_say(returns: object):
         returns=returns,
     )
     assert aggregated(values("x"), x=integers(1, None, 2)) == [1, 2]
+
+
+def test_a_state_of_tuples_and_nan_stays_what_it_is():
+    worst = aggregator(
+        init=lambda: (0, [math.nan]),
+        add=lambda state, value: (state[0] + value, state[1]),
+        merge=lambda one, other: (one[0] + other[0], one[1]),
+        finish=lambda state: state[0] if math.isnan(state[1][0]) else None,
+        returns=int,
+    )
+    assert aggregated(worst("x"), x=integers(1, None, 2)) == 3
+
+
+@pytest.mark.parametrize(
+    ("state", "says"),
+    [
+        ({1}, "it is {1} and would come back as [1]"),
+        ({"on": [date(2026, 1, 1)]}, "it['on'][0] is datetime.date(2026, 1, 1)"),
+        (Decimal(1), "would come back as '1'"),
+    ],
+)
+def test_a_state_that_would_come_back_as_another_is_refused(
+    tmp_path: Path, state: object, says: str
+):
+    """A batch, which merges nothing, would give a result, and a stream would fail or give another."""
+    own = aggregator(
+        init=lambda: state,
+        add=lambda state, value: state,
+        merge=lambda one, other: one,
+        finish=lambda state: 1,
+        returns=int,
+        name="odd",
+    )
+    with (
+        ms.App("odd", store=tmp_path / "odd.mill", durability="process") as app,
+        refused(StepError, says, "aggregator odd"),
+    ):
+        app.read([{"x": 1}]).agg(n=own("x")).run()

@@ -10,6 +10,7 @@ import polars as pl
 
 from millstream.engines.local.flow_expression import dtype
 from millstream.flows.aggregate import OwnAggregator
+from millstream.flows.state_codec import changed
 from millstream.primitives.codec import decode, encode
 from millstream.primitives.errors import StepError
 
@@ -34,7 +35,7 @@ def own_kernel(own: OwnAggregator, value: pl.Expr, state: str) -> Kernel:
         total = own.init()
         for item in columns[0].drop_nulls():
             total = own.add(total, item)
-        return pl.Series([encode(total)], dtype=pl.Binary)
+        return pl.Series([_kept(total, own)], dtype=pl.Binary)
 
     def merged(columns: Sequence[pl.Series]) -> pl.Series:
         states = [decode(item) for item in columns[0]]
@@ -42,7 +43,7 @@ def own_kernel(own: OwnAggregator, value: pl.Expr, state: str) -> Kernel:
         total = states[0] if states else own.init()
         for item in states[1:]:
             total = own.merge(total, item)
-        return pl.Series([encode(total)], dtype=pl.Binary)
+        return pl.Series([_kept(total, own)], dtype=pl.Binary)
 
     def finished(column: pl.Series) -> pl.Series:
         given = [own.finish(decode(item)) for item in column]
@@ -63,6 +64,21 @@ def own_kernel(own: OwnAggregator, value: pl.Expr, state: str) -> Kernel:
             lambda column: _guarded(finished, column, own), return_dtype=dtype(own.returns)
         ),
     )
+
+
+def _kept(state: object, own: OwnAggregator) -> bytes:
+    """Return a state as bytes. Raises StepError for one that ``merge`` and ``finish`` would get as something else."""
+    data = encode(state)
+    change = changed(state, decode(data), lists_for_tuples=True)
+    if change is not None:
+        raise StepError(
+            f"the state does not stay as it is: {change}",
+            where=f"aggregator {own.name}",
+            expected="numbers, texts, bytes, lists and dicts of them",
+            next_step="keep a list in place of a set, a text or a number in place of a date; nothing of this batch was "
+            "written",
+        )
+    return data
 
 
 def _over_group(
