@@ -60,6 +60,8 @@ def test_the_command_runs_what_is_due_and_goes_on_after_a_kill(shop: ms.App) -> 
             with started() as stand_in:
                 assert stand_in.stdout is not None
                 assert stand_in.stdout.readline() == "copied (stream): 1 event in orders\n"
+                told = stand_in.stdout.readline()
+                assert told == "run by another process, until that ends: copied\n"
                 first.kill()
                 orders.append({"eur": 2})
                 assert came() == [2]
@@ -85,6 +87,17 @@ def test_the_commands_once_and_list(shop: ms.App) -> None:
     assert ran("run", "--once").splitlines()[-1] == "1 run"
     assert ran("run", "--once").splitlines() == ["0 runs"]
     assert re.search(r"due: not by time alone; last run: 20.* runs: 1\n", ran("list"))
+
+
+def test_processes_that_look_at_once_run_what_is_due_once(shop: ms.App, tmp_path: Path) -> None:
+    (tmp_path / "shop.py").write_text(MODULE.replace('mode="stream"', 'mode="batch"'))
+    looks = [
+        subprocess.Popen(command("run", "--once"), stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    said = [look.communicate(timeout=PATIENCE_S)[0].splitlines()[-1] for look in looks]
+    assert sorted(said) == ["0 runs", "0 runs", "1 run"]
+    assert shop.read("copies").collect()["eur"].to_pylist() == [1]
 
 
 def test_a_second_signal_of_either_kind_ends_a_run_that_does_not_end(

@@ -336,7 +336,7 @@ def test_of_two_processes_each_trigger_is_run_by_one(app: ms.App, store_path: Pa
     assert other.try_acquire()
     heard: list[str] = []
     assert app.triggers.run_due(report=heard.append) == 1
-    assert heard[-1] == "left to another process, which runs them: theirs"
+    assert heard[-1] == "run by another process, until that ends: theirs"
     assert out(app, "ours") == [1]
     other.close()
     assert app.triggers.run_due() == 1

@@ -69,6 +69,12 @@ class _Session:
             self.mine.add(name)
         return name in self.mine
 
+    def tell_others(self, report: Callable[[str], None], triggers: Sequence[Trigger]) -> None:
+        """Tell which triggers other processes run, if there are any."""
+        others = [one.name for one in triggers if one.name not in self.mine]
+        if others:
+            report(f"run by another process, until that ends: {', '.join(others)}")
+
     def close(self) -> None:
         """Let others run them."""
         for lock in self.locks.values():
@@ -107,9 +113,7 @@ class LocalTriggers:
         """Run what is due now, one after the other, and return how many that were."""
         with self._session() as session:
             runs, _ = self._look(triggers, session, report, None)
-        others = [one.name for one in triggers if one.name not in session.mine]
-        if others:
-            report(f"left to another process, which runs them: {', '.join(others)}")
+        session.tell_others(report, triggers)
         return runs
 
     def run(
@@ -120,9 +124,13 @@ class LocalTriggers:
             self._session() as session,
             self._store.waiter(FINISHED, *self._channels(triggers)) as waiter,
         ):
+            is_told = False
             while not stop.is_set():
                 waiter.arm()
                 runs, due_us = self._look(triggers, session, report, stop)
+                if not is_told:
+                    session.tell_others(report, triggers)
+                    is_told = True
                 if not runs:
                     waiter.wait(self._left_s(due_us))
                     # A topic that gets a thousand appends a second does not need as many looks.
