@@ -15,9 +15,10 @@ from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
 from millstream.flows.windows import tumbling
-from millstream.primitives.errors import PlanError, StepError
+from millstream.primitives.errors import ConfigurationError, PlanError, StepError
 from millstream.primitives.schema import Timestamp
 from millstream.testing.flows_suite import LocalWorld, at, in_order
+from tests.refusals import refused
 
 SCHEMA = {"k": str, "n": int | None, "at": Timestamp}
 NAMED = {"k": str, "half": float}
@@ -158,6 +159,16 @@ def test_dead_letters_are_there_once_when_the_stream_goes_on(world: LocalWorld) 
     assert flow.stream(until="end").failed == 2
     assert flow.stream(until="end").failed == 0
     assert len(world.events("out.dead")) == 2
+
+
+def test_dead_letters_of_a_name_that_is_no_topic_ask_for_another(
+    world: LocalWorld, tmp_path: Path
+) -> None:
+    letters = world.read("events").map(refusing, NAMED, on_error="dead_letter")
+    flow = letters.write(f"{tmp_path}/day one/")
+    with refused(ConfigurationError, "'day one.dead'", ".named("):
+        flow.stream(until="end")
+    assert flow.named("day-one").stream(until="end").failed == 2
 
 
 def test_a_function_before_a_window_gives_it_its_time(world: LocalWorld) -> None:

@@ -19,7 +19,7 @@ from millstream.flows.source import TopicSink
 from millstream.flows.steps import MapEvents
 from millstream.log.definition import TopicInfo, topic_spec
 from millstream.primitives.durability import Durability
-from millstream.primitives.errors import PlanError, StoreStopped, UnknownTopic
+from millstream.primitives.errors import ConfigurationError, PlanError, StoreStopped, UnknownTopic
 from millstream.primitives.schema import describe
 from millstream.primitives.telemetry import reach
 from millstream.store import Transaction
@@ -52,15 +52,24 @@ def open_topic(log: LocalLog, sink: TopicSink, schema: pa.Schema) -> TopicInfo:
         if info is not None:
             _refuse_other_columns(info, schema)
             return info
-    spec = topic_spec(
-        sink.topic,
-        schema=schema,
-        key=sink.key,
-        partitions=sink.partitions,
-        retention=None,
-        retention_bytes=None,
-        compaction=False,
-    )
+    try:
+        spec = topic_spec(
+            sink.topic,
+            schema=schema,
+            key=sink.key,
+            partitions=sink.partitions,
+            retention=None,
+            retention_bytes=None,
+            compaction=False,
+        )
+    except ConfigurationError as error:
+        named = ".named(…) gives the flow another name, after which those of its late events and dead letters are called"
+        raise ConfigurationError(
+            error.what,
+            where=error.where,
+            expected=error.expected,
+            next_step=f"{error.next_step}; {named}",
+        ) from error
     return log.create_topic(spec)
 
 
