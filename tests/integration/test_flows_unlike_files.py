@@ -143,6 +143,9 @@ def test_a_text_file_without_a_byte_has_no_rows(
     texts(tmp_path / "empty", **{f"a_{suffix}": ""})
     with pytest.raises(PlanError, match="nothing is in the files"):
         world.flows.read(tmp_path / "empty")
+    texts(tmp_path / "lines", **{f"a_{suffix}": "\n\n"})
+    with pytest.raises(PlanError, match=r"nothing is in the files|empty CSV"):
+        world.flows.read(tmp_path / "lines")
     declared = world.flows.read(f"{tmp_path}/empty/*.{suffix}", schema={"n": int})
     assert declared.collect().num_rows == 0
 
@@ -176,6 +179,20 @@ def test_a_key_of_json_that_comes_late_is_a_column(world: LocalWorld, tmp_path: 
     texts(tmp_path, a_jsonl='{"a": 1}\n' * 500 + '{"a": 2, "b": 5}\n')
     flow = world.flows.read(tmp_path).filter(col("b").is_not_null())
     assert both(world, flow) == [{"a": 2, "b": 5}]
+
+
+def test_the_keys_of_json_are_those_of_all_files(world: LocalWorld, tmp_path: Path):
+    texts(
+        tmp_path,
+        a_jsonl='{"a": null, "b": 1}\n',
+        b_jsonl='{"a": "x", "c": [1]}\n',
+        c_jsonl='{"b": 1.5}\n',
+    )
+    assert both(world, world.flows.read(tmp_path)) == [
+        {"a": "x", "b": None, "c": [1]},
+        {"a": None, "b": 1.0, "c": None},
+        {"a": None, "b": 1.5, "c": None},
+    ]
 
 
 def test_json_lines_hold_dates_times_and_decimals(world: LocalWorld, tmp_path: Path):

@@ -26,6 +26,8 @@ from millstream.primitives.errors import PlanError, StepError
 
 INFERRED_ROWS: Final = 10_000
 """How many rows of CSV and JSON lines say what columns and types there are, where no schema does."""
+INFERRED_FILES: Final = 100
+"""How many files of JSON lines are asked so."""
 TIMED_ROWS: Final = 100
 """How many rows of CSV say whether Polars parses its times, or this module does."""
 
@@ -56,14 +58,17 @@ def inferred_schema(file_format: str, paths: Sequence[str]) -> pa.Schema:
     """Return the columns of files, which have to be alike. Raises PlanError, and what Polars raises."""
     # Of a text file without a byte nothing can be said.
     filled = [path for path in paths if file_format == "parquet" or Path(path).stat().st_size]
-    if not filled:
+    if file_format == "jsonl":
+        found = _keys_of_json(filled[:INFERRED_FILES])
+    else:
+        found = _SCANS[file_format](filled).collect_schema() if filled else pl.Schema()
+    if not found:
         raise PlanError(
             "nothing is in the files that says what columns they have",
             where=shown(paths[0]),
             expected="a row, or a header",
             next_step='say it: read(…, schema={"column": int})',
         )
-    found = _SCANS[file_format](filled).collect_schema()
     for name, kind in found.items():
         if "\0" in name:
             raise PlanError(
@@ -80,6 +85,21 @@ def inferred_schema(file_format: str, paths: Sequence[str]) -> pa.Schema:
                 next_step=f"read them as text: read(…, schema={{{name!r}: str, …}})",
             )
     return found.to_frame().to_arrow(compat_level=pl.CompatLevel.oldest()).schema
+
+
+def _keys_of_json(paths: Sequence[str]) -> pl.Schema:
+    """Return the keys that any of the files has, each of a type that holds the values of all."""
+    scans = []
+    for path in paths:
+        scan = _SCANS["jsonl"]([path])
+        try:
+            scan.collect_schema()
+        except pl.exceptions.PolarsError:
+            if Path(path).read_bytes().strip():
+                raise
+            continue  # nothing but empty lines
+        scans.append(scan)
+    return pl.concat(scans, how="diagonal_relaxed").collect_schema() if scans else pl.Schema()
 
 
 def scanned(source: FileSource, paths: Sequence[str], *, told: str | None = None) -> pl.LazyFrame:

@@ -63,7 +63,7 @@ def open_topic(log: LocalLog, sink: TopicSink, schema: pa.Schema) -> TopicInfo:
             compaction=False,
         )
     except ConfigurationError as error:
-        named = ".named(…) gives the flow another name, after which those of its late events and dead letters are called"
+        named = "the topics of late events and dead letters are called after the flow: give it a name with .named(…)"
         raise ConfigurationError(
             error.what,
             where=error.where,
