@@ -24,6 +24,8 @@ from millstream.cli.main import cli
 from millstream.engines.local import flow_learning
 from millstream.engines.local.flow_meter import figures_bytes, figures_of
 from millstream.engines.local.flow_state import decoded, encoded
+from millstream.flows import aggregate as agg
+from millstream.flows.flow import Flow
 from millstream.flows.learning import Model
 from millstream.flows.models import ModelFigures
 from millstream.primitives.errors import PlanError, StepError
@@ -218,6 +220,26 @@ def test_a_restart_reads_the_log(
 
 def _gone(_: object) -> None:
     raise RuntimeError("gone")
+
+
+def test_a_stream_goes_on_when_probabilities_are_asked_for(world: LocalWorld) -> None:
+    """What a fit adds is no part of what must stay the same; what predicts before it is."""
+    add(world, *"abab")
+    flow = world.read("events").fit(shares(), into="said").named("learning")
+    flow.select("said").write("out").stream(until="end")
+    add(world, *"ab")
+    more = world.read("events").fit(shares(), proba={"p_a": "a"}).named("learning")
+    assert more.select("p_a").write("shares").stream(until="end").rows_in == 2
+    assert [row["p_a"] for row in world.events("shares")] == [0.5, 0.5]
+
+    def asking(**options: Any) -> Flow:
+        asked = world.read("events").predict(shares(), into="now", **options)
+        counted = asked.window(ms.count_window(4)).group_by("now").agg(n=agg.count())
+        return counted.write("counts").named("asking")
+
+    asking().stream(until="now")
+    with refused(PlanError, "step 1 was predict(shares: Shares", "proba={p: 'a'}"):
+        asking(proba={"p": "a"}).stream(until="now")
 
 
 def test_without_probabilities_there_is_no_log_loss(world: LocalWorld) -> None:

@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from river.linear_model import LinearRegression as RiverLine
@@ -14,6 +15,7 @@ from sklearn.linear_model import SGDClassifier, SGDRegressor
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from millstream.engines.local import flow_fitting
 from millstream.flows.flow import Flow
 from millstream.flows.learning import Model
 from millstream.testing.flows_suite import LocalWorld
@@ -75,6 +77,7 @@ def outcome(world: LocalWorld, model: Model) -> tuple[Any, ...]:
     chunk_rows=st.integers(1, 9),
     version_rows=st.integers(1, 30),
     batch_events=st.integers(1, 25),
+    piece_rows=st.integers(1, 25),
     crashes=CRASHES,
     stops=st.lists(st.integers(1, 3), max_size=2),
 )
@@ -84,12 +87,17 @@ def test_a_stream_learns_what_a_batch_learns(
     chunk_rows: int,
     version_rows: int,
     batch_events: int,
+    piece_rows: int,
     crashes: list[tuple[str, int]],
     stops: list[int],
 ) -> None:
     model = model_of(kind, chunk_rows, version_rows)
     with tempfile.TemporaryDirectory() as folder:
-        with LocalWorld(Path(folder) / "batch.mill") as world:
+        with (
+            LocalWorld(Path(folder) / "batch.mill") as world,
+            pytest.MonkeyPatch.context() as pieces,
+        ):
+            pieces.setattr(flow_fitting, "FIT_ROWS", piece_rows)
             world.topic("events", SCHEMA)
             world.append("events", rows)
             table = trained(world, model).collect()
