@@ -119,6 +119,12 @@ def both(steps: list[Step], frame: pl.DataFrame) -> tuple[pl.DataFrame | None, S
     return None if found is None else found[0], runner
 
 
+def shown(frame: pl.DataFrame) -> str:
+    """Return rows as text, so that NaN is equal to itself; of zeros without their sign."""
+    # Polars leaves out what adds zero: -0.0 + 0.0 is -0.0 in a plan, and 0.0 where it is computed.
+    return repr([[0.0 if value == 0.0 else value for value in row] for row in frame.rows()])
+
+
 @settings(max_examples=600)
 @given(steps=STEPS, rows=ROWS)
 def test_few_rows_are_as_the_plan_computes_them(steps: list[Step], rows: list[dict[str, Any]]):
@@ -128,5 +134,4 @@ def test_few_rows_are_as_the_plan_computes_them(steps: list[Step], rows: list[di
         return
     planned = runner.apply(frame.lazy()).collect()
     assert few.schema == planned.schema
-    # As text, so that zeros have their sign and NaN is equal to itself.
-    assert repr(few.rows()) == repr(planned.rows())
+    assert shown(few) == shown(planned)

@@ -17,7 +17,7 @@ from typing import Final
 from millstream.flows.learning import Fit, Predict
 from millstream.flows.merging import JoinSource, UnionSource
 from millstream.flows.plan import Plan
-from millstream.flows.steps import AsofJoin, MapBatches, MapEvents, Select, Sort, Step, WithColumns
+from millstream.flows.steps import AsofJoin, Select, Sort, Step, WithColumns
 from millstream.primitives.duration import format_duration
 
 SIDES: Final = ("left", "right")
@@ -68,11 +68,6 @@ class StepFigures:
 def keeps_rows(step: Step) -> bool:
     """Return whether a step gives as many rows as it gets, whatever is in them."""
     return isinstance(step, WithColumns | Select | Sort | AsofJoin | Predict | Fit)
-
-
-def calls_function(step: Step) -> bool:
-    """Return whether a step hands its rows to Python, which has a time of its own."""
-    return isinstance(step, MapBatches | MapEvents | Predict)
 
 
 def parts_with_paths(

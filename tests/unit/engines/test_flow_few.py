@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import polars as pl
 import pyarrow as pa
 import pytest
+from polars.testing import assert_frame_equal
 
 import millstream as ms
 from millstream.engines.local.flow_few import FEW_ROWS_MAX, FewSteps
-from millstream.flows.steps import Filter, Limit, Select, Step, WithColumns
+from millstream.flows.steps import Filter, Limit, MapBatches, Select, Step, WithColumns
 from millstream.primitives.errors import StepError
 from tests.flows_kit import runner_of
 
@@ -110,9 +113,9 @@ def test_what_does_not_fit_says_so_as_with_many_rows():
         runner.applied(frame)
 
 
-def test_what_has_no_column_is_left_to_polars_which_computes_it_without_a_row():
-    impossible = ms.lit("Ab").cast(float)
-    assert few_of(Select((("x", impossible),))).applied(ROWS) is None
+def test_a_constant_that_cannot_be_computed_fails_whatever_the_rows():
+    steps = [Filter(ms.col("i") > 9), Select((("x", ms.lit("Ab").cast(float)),))]
+    assert few_of(*steps).applied(ROWS) is None
 
 
 def test_what_a_branch_hides_cannot_fail():
@@ -128,3 +131,55 @@ def test_it_says_how_many_rows_each_step_gave():
     found = few_of(*steps).applied(ROWS)
     assert found is not None
     assert found[1] == [2, 2, 1]
+
+
+class Doubler:
+    """Yields each of its batches twice, and remembers how often it was called."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        self.calls += 1
+        for batch in batches:
+            yield batch
+            yield batch
+
+
+@pytest.mark.parametrize("kept", [3, 1, 0])
+def test_functions_between_steps_give_what_one_query_gives(kept: int):
+    steps = [
+        Filter(ms.col("i") > INTEGER_MAX - kept),
+        MapBatches(Doubler(), SCHEMA),
+        WithColumns((("x", ms.col("i") - 1),)),
+        MapBatches(Doubler(), SCHEMA.append(pa.field("x", pa.int64()))),
+        Limit(12),
+    ]
+    frame = ROWS.with_columns(i=pl.Series([INTEGER_MAX, INTEGER_MAX - 1, INTEGER_MAX - 2]))
+    runner = runner_of(steps, SCHEMA)
+    result = runner.applied(frame)
+    assert result.height == 4 * kept
+    # The order is that of the batches, which one query may cut elsewhere.
+    planned = runner.apply(frame.lazy()).collect()
+    assert_frame_equal(result.sort("i"), planned.sort("i"), check_exact=True)
+
+
+def test_a_function_is_called_once_though_a_step_behind_it_fails():
+    doubler = Doubler()
+    runner = runner_of(
+        [MapBatches(doubler, SCHEMA), WithColumns((("x", ms.col("i") + 1),))], SCHEMA
+    )
+    with pytest.raises(StepError, match="64 bits"):
+        runner.applied(ROWS.with_columns(i=pl.Series([1, 2, INTEGER_MAX])))
+    assert doubler.calls == 1
+
+
+def test_the_error_of_a_function_names_its_step():
+    def failing(batches: Iterator[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        yield next(batches)
+        raise LookupError("nothing")
+
+    runner = runner_of([Filter(ms.col("i") > 0), MapBatches(failing, SCHEMA)], SCHEMA)
+    with pytest.raises(StepError, match="raised LookupError: nothing") as caught:
+        runner.applied(ROWS)
+    assert caught.value.where == "step 2, map_batches"

@@ -4,8 +4,9 @@ For ten rows Polars takes longer to plan, to optimize and to hand the work to it
 expression calls Python its threads wait for ours. Here each operation is one call on whole columns, in this thread,
 with the same functions of Polars behind it as in ``flow_expression``.
 
-The values are those of the plan or there are none: whatever fails here is computed again by Polars, which computes
-less (what no later step needs, or another branch hides, cannot fail there) and says what is wrong.
+The values are those of the plan, but for the sign of a zero, or there are none: whatever fails here is computed again
+by Polars, which computes less (what no later step needs, or another branch hides, cannot fail there) and says what is
+wrong.
 """
 
 from __future__ import annotations
@@ -36,7 +37,6 @@ from millstream.flows.expression import (
     Conditional,
     Expression,
     FillNull,
-    Literal,
     columns_of,
 )
 from millstream.flows.inference import infer
@@ -47,6 +47,8 @@ from millstream.primitives.schema import TIMESTAMP
 
 FEW_ROWS_MAX: Final = 10_000
 """Above, one thread may take longer than the plan and the threads of Polars: with 100,000 rows it does for most."""
+
+_FAILURES: Final = (StepError, pl.exceptions.PolarsError, OverflowError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +87,7 @@ class FewSteps:
             for step in self._steps:
                 rows = step(rows)
                 heights.append(rows.height)
-        except (StepError, pl.exceptions.PolarsError, OverflowError):
+        except _FAILURES:
             return None
         return pl.DataFrame(list(rows.columns.values())), heights
 
@@ -133,19 +135,16 @@ def _with(
 
 def value_of(expression: Expression, schema: pa.Schema) -> Value | None:
     """Return what computes an expression that was checked against ``schema``; None if it is left to Polars."""
-    parts = [value_of(child, schema) for child in expression.children()]
     kind = infer(expression, schema, where=expression.text())
+    if kind != NULL and not columns_of(expression):
+        return _constant(compiled(expression, schema))
+    parts = [value_of(child, schema) for child in expression.children()]
     operands = [part for part in parts if part is not None]
     if len(operands) < len(parts) or kind == NULL:
         return None
-    if not isinstance(expression, Literal) and not columns_of(expression):
-        return None  # Polars computes it once, and a failure is one though there is no row
     match expression:
         case Column(name=name):
             return lambda rows: rows.columns[name]
-        case Literal():
-            constant = pl.select(compiled(expression, schema)).to_series()
-            return lambda rows: constant.new_from_index(0, rows.height)
         case Binary():
             return _binary(expression, schema, *operands)
         case Call():
@@ -157,6 +156,15 @@ def value_of(expression: Expression, schema: pa.Schema) -> Value | None:
         case Conditional():
             return _conditional(dtype(kind), operands)
     return None
+
+
+def _constant(expression: pl.Expr) -> Value | None:
+    """Return what gives the same value for each row; in a plan one that cannot be computed fails whatever the rows."""
+    try:
+        constant = pl.select(expression).to_series()
+    except _FAILURES:
+        return None
+    return lambda rows: constant.new_from_index(0, rows.height)
 
 
 def _binary(expression: Binary, schema: pa.Schema, left: Value, right: Value) -> Value | None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TypeAlias
 
 import polars as pl
@@ -20,7 +22,7 @@ from millstream.engines.local.flow_expression import (
 from millstream.engines.local.flow_few import FEW_ROWS_MAX, FewSteps
 from millstream.engines.local.flow_lazy import lazy_frames
 from millstream.engines.local.flow_tally import Counter, FunctionTime, Fused, Tally
-from millstream.flows.figures import StepPlace, calls_function, keeps_rows
+from millstream.flows.figures import StepPlace, keeps_rows
 from millstream.flows.learning import Predict
 from millstream.flows.plan import Plan
 from millstream.flows.steps import (
@@ -105,10 +107,75 @@ def is_wide(kind: pl.DataType) -> bool:
     return widened_column(pl.col(_KEEP), kind) is None
 
 
+@dataclass(frozen=True)
+class _Query:
+    """Consecutive steps that Polars computes in one query."""
+
+    few: FewSteps
+    parts: list[tuple[Applied, Counter | None]] = field(default_factory=list)
+    """What applies each step, and what counts behind it."""
+    fused: Fused = field(default_factory=Fused)
+
+    def add(self, applied: Applied, counter: Counter, *, counts: bool) -> None:
+        self.parts.append((applied, counter if counts else None))
+        self.fused.add(counter)
+
+    def apply(self, frame: pl.LazyFrame, *, uncounted: Counter | None = None) -> pl.LazyFrame:
+        """Return the frame after the steps; rows are counted behind all but one."""
+        for part, counter in self.parts:
+            frame = part(frame)
+            if counter is not None and counter is not uncounted:
+                frame = counter.counted(frame)
+        return frame
+
+    def applied(self, rows: pl.DataFrame) -> pl.DataFrame:
+        with self.fused.computing():
+            few = self.few.applied(rows)
+            if few is None:
+                return self._planned(rows)
+            output, heights = few
+            for (_, counter), height in zip(self.parts, heights, strict=True):
+                if counter is not None:
+                    counter.add(height)
+            return output
+
+    def _planned(self, rows: pl.DataFrame) -> pl.DataFrame:
+        changing = [counter for _, counter in self.parts if counter is not None]
+        last = changing[-1] if changing else None
+        output = self.apply(rows.lazy(), uncounted=last).collect()
+        if last is not None:
+            last.add(output.height)
+        return output
+
+
+@dataclass(frozen=True)
+class _Calling:
+    """A function of Python between queries. What it is called with it is called with once, whatever fails behind it."""
+
+    step: MapBatches
+    schema: pa.Schema
+    where: str
+    counter: Counter
+
+    def apply(self, frame: pl.LazyFrame, *, uncounted: Counter | None = None) -> pl.LazyFrame:
+        del uncounted
+        return mapped(self.step, frame, self.schema, where=self.where, counter=self.counter)
+
+    def applied(self, rows: pl.DataFrame) -> pl.DataFrame:
+        with self.counter.spending():
+            given = _handed(self.step, iter(to_arrow(rows, self.schema).to_batches()))
+            tables = call_function(self.step, given, where=self.where)
+            frames = [from_arrow(table) for table in tables]
+            empty = pl.DataFrame(schema=polars_schema(self.step.schema))
+            output = pl.concat(frames) if frames else empty
+        self.counter.add(output.height)
+        return output
+
+
 class StepRunner:
     """Applies consecutive stateless steps. Columns in ``carried`` pass through unseen by users.
 
-    Immutable after it is made; compiled once, used for every micro-batch.
+    Compiled once, used for every micro-batch; what changes is what is counted.
     """
 
     def __init__(
@@ -127,24 +194,16 @@ class StepRunner:
         """
         self.carried = carried
         self.fused = Fused()
+        self.seconds = 0.0
+        """How long the steps took, all together."""
         self._failures = tally.failures
         self._before = before
         self._last: Counter | None = None
         """Counts the rows behind the last built-in step that changes how many there are, if none behind it does."""
-        self._parts: list[tuple[Applied, Counter | None]] = []
-        """What applies each step, and what counts behind it."""
-        self._few = FewSteps(carried)
+        self._parts: list[_Query | _Calling] = []
         for place, step in zip(places, steps, strict=True):
-            where = f"step {place.number}, {step.name}"
-            counter, is_function = tally.at(place), calls_function(step)
-            self.fused.add(counter, is_function=is_function)
-            counts = not (is_function or keeps_rows(step))
-            applied = self._compiled(step, schema, where, counter)
-            self._parts.append((applied, counter if counts else None))
-            self._few.add(step, schema)
-            if not keeps_rows(step):
-                self._last = counter if counts else None
-            schema = step.output(schema, where=where)
+            self._add(step, schema, f"step {place.number}, {step.name}", tally.at(place))
+            schema = step.output(schema, where=f"step {place.number}, {step.name}")
         self.schema = schema
 
     def applied(self, rows: pl.DataFrame) -> pl.DataFrame:
@@ -153,22 +212,16 @@ class StepRunner:
             self._before.add(rows.height)
         if not self._parts:
             return rows
-        with self.fused.computing():
-            few = self._few.applied(rows)
-            if few is None:
-                output = self._apply(rows.lazy(), counts_last=False).collect()
-            else:
-                output, heights = few
-                self._count(heights)
-        if self._last is not None:
-            self._last.add(output.height)
-        return output
-
-    def _count(self, heights: Sequence[int]) -> None:
-        """Count the rows behind each step, but for the last one that changes how many there are."""
-        for (_, counter), rows in zip(self._parts, heights, strict=True):
-            if counter is not None and counter is not self._last:
-                counter.add(rows)
+        if rows.height > FEW_ROWS_MAX:
+            with self.fused.computing() as took:
+                rows = self._collected(rows.lazy())
+            self.seconds += took.seconds
+            return rows
+        started_s = time.perf_counter()
+        for part in self._parts:
+            rows = part.applied(rows)
+        self.seconds += time.perf_counter() - started_s
+        return rows
 
     def computed(self, frame: pl.LazyFrame) -> pl.DataFrame:
         """Return rows after the steps, computed together with what gives them, which has the time of both."""
@@ -178,24 +231,53 @@ class StepRunner:
                 self._before.add(output.height)
             return output
         given = frame if self._before is None else self._before.counted(frame)
-        with self.fused.computing(carries=False):
-            output = self._apply(given, counts_last=False).collect()
+        with self.fused.computing(carries=False) as took:
+            output = self._collected(given)
+        self.seconds += took.functions_s
+        return output
+
+    def _collected(self, frame: pl.LazyFrame) -> pl.DataFrame:
+        for part in self._parts:
+            frame = part.apply(frame, uncounted=self._last)
+        output = frame.collect()
         if self._last is not None:
             self._last.add(output.height)
         return output
 
     def apply(self, frame: pl.LazyFrame) -> pl.LazyFrame:
         """Return the frame after all the steps; nothing is computed yet."""
-        return self._apply(frame, counts_last=True)
-
-    def _apply(self, frame: pl.LazyFrame, *, counts_last: bool) -> pl.LazyFrame:
-        for part, counter in self._parts:
-            frame = part(frame)
-            if counter is not None and (counts_last or counter is not self._last):
-                frame = counter.counted(frame)
+        for part in self._parts:
+            frame = part.apply(frame)
         return frame
 
-    def _compiled(self, step: Step, schema: pa.Schema, where: str, counter: Counter) -> Applied:
+    def _add(self, step: Step, schema: pa.Schema, where: str, counter: Counter) -> None:
+        function = self._function(step, schema, where)
+        self.fused.add(counter, is_function=function is not None)
+        counts = function is None and not keeps_rows(step)
+        if not keeps_rows(step):
+            self._last = counter if counts else None
+        if function is not None:
+            self._parts.append(_Calling(function, schema, where, counter))
+            return
+        last = self._parts[-1] if self._parts else None
+        query = last if isinstance(last, _Query) else _Query(FewSteps(self.carried))
+        if query is not last:
+            self._parts.append(query)
+        query.few.add(step, schema)
+        query.add(self._compiled(step, schema, where), counter, counts=counts)
+
+    def _function(self, step: Step, schema: pa.Schema, where: str) -> MapBatches | None:
+        """Return the step as a function of batches, if it is one."""
+        match step:
+            case MapBatches():
+                return step
+            case MapEvents():
+                return MapBatches(EventCaller(step, where, self._failures), step.schema)
+            case Predict():
+                return MapBatches(asking(step, where), step.output(schema, where=where))
+        return None
+
+    def _compiled(self, step: Step, schema: pa.Schema, where: str) -> Applied:
         """Return what applies a step to a frame."""
         match step:
             case Filter(condition=condition):
@@ -216,21 +298,13 @@ class StepRunner:
             case AsofJoin():
                 table = _table_of(step)
                 return lambda frame: _joined_asof(step, frame, table)
-        return lambda frame: self._apply_rows(step, schema, where, counter, frame)
+        return lambda frame: self._apply_rows(step, schema, where, frame)
 
     def _apply_rows(
-        self, step: Step, schema: pa.Schema, where: str, counter: Counter, frame: pl.LazyFrame
+        self, step: Step, schema: pa.Schema, where: str, frame: pl.LazyFrame
     ) -> pl.LazyFrame:
         """Apply a step that does not keep rows as they are."""
         match step:
-            case MapBatches():
-                return mapped(step, frame, schema, where=where, counter=counter)
-            case MapEvents():
-                calling = MapBatches(EventCaller(step, where, self._failures), step.schema)
-                return mapped(calling, frame, schema, where=where, counter=counter)
-            case Predict():
-                asked = MapBatches(asking(step, where), step.output(schema, where=where))
-                return mapped(asked, frame, schema, where=where, counter=counter)
             case Explode(column=column):
                 filled = frame.filter(pl.col(column).list.len() > 0)
                 return widen(
@@ -286,21 +360,21 @@ def _joined(step: Join, frame: pl.LazyFrame, table: pl.DataFrame) -> pl.LazyFram
 
 
 def _joined_asof(step: AsofJoin, frame: pl.LazyFrame, table: pl.DataFrame) -> pl.LazyFrame:
-    time = f"{_RIGHT}{step.right_on}"
+    on = f"{_RIGHT}{step.right_on}"
     kind = table.schema[step.right_on]
     within: float | str | None = step.tolerance
     if within is not None and kind.is_temporal():
         within = f"{int(within)}us"
     joined = frame.sort(step.on).join_asof(
-        table.lazy().rename({step.right_on: time}),
+        table.lazy().rename({step.right_on: on}),
         left_on=step.on,
-        right_on=time,
+        right_on=on,
         by_left=list(step.by) or None,
         by_right=list(step.right_by) or None,
         tolerance=within,
         check_sortedness=False,  # it cannot be checked within keys; both sides are sorted
     )
-    return joined.drop(time)
+    return joined.drop(on)
 
 
 def _table_of(step: Join | AsofJoin) -> pl.DataFrame:
@@ -320,12 +394,18 @@ def mapped(
     def parts() -> Iterator[pl.DataFrame]:
         own = FunctionTime(counter)
         batches = own.without(record_batches(frame, schema))
-        given = map(from_arrow, batches) if step.frames == "polars" else batches
-        for table in own.within(call_function(step, given, where=where)):
+        for table in own.within(call_function(step, _handed(step, batches), where=where)):
             counter.add(table.num_rows)
             yield from_arrow(table)
 
     return lazy_frames(parts, step.schema)
+
+
+def _handed(
+    step: MapBatches, batches: Iterator[pa.RecordBatch]
+) -> Iterator[pa.RecordBatch] | Iterator[pl.DataFrame]:
+    """Return batches as the function wants them."""
+    return map(from_arrow, batches) if step.frames == "polars" else batches
 
 
 def record_batches(frame: pl.LazyFrame, schema: pa.Schema) -> Iterator[pa.RecordBatch]:

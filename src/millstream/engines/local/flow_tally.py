@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TypeVar
 
 import polars as pl
@@ -114,14 +115,21 @@ class FunctionTime:
             yield one
 
 
+@dataclass
+class Took:
+    """How long something took, known behind it."""
+
+    seconds: float = 0.0
+    functions_s: float = 0.0
+    """The part of it that functions of the user have taken."""
+
+
 class Fused:
     """Steps that are computed as one: the first built-in one has the time of all, without that of the functions."""
 
     def __init__(self) -> None:
         """Start with no step."""
         self._members: list[tuple[Counter, bool]] = []
-        self.seconds = 0.0
-        """The time that these steps have, together."""
 
     def add(self, counter: Counter, *, is_function: bool = False) -> None:
         """Take one more step; a function counts its own time."""
@@ -132,16 +140,16 @@ class Fused:
         self._members += others._members
 
     @contextmanager
-    def computing(self, *, carries: bool = True) -> Iterator[None]:
+    def computing(self, *, carries: bool = True) -> Iterator[Took]:
         """Count the time of what is computed within; that of functions alone unless it ``carries`` the rest."""
+        took = Took()
         before_s, started_s = self._functions_s(), time.perf_counter()
-        yield
-        passed_s = time.perf_counter() - started_s
-        own_s = self._functions_s() - before_s
+        yield took
+        took.seconds = time.perf_counter() - started_s
+        took.functions_s = self._functions_s() - before_s
         if carries and self._members:
             first = next((c for c, is_function in self._members if not is_function), None)
-            (first or self._members[0][0]).spend(passed_s - own_s)
-        self.seconds += passed_s if carries else own_s
+            (first or self._members[0][0]).spend(took.seconds - took.functions_s)
 
     def _functions_s(self) -> float:
         return sum(counter.seconds for counter, is_function in self._members if is_function)

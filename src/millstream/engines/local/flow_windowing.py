@@ -299,7 +299,7 @@ class StagedStream:
     @contextmanager
     def _spending(self, number: int) -> Iterator[None]:
         """Count the time of a stage; the steps behind it count their own."""
-        after = self._stages[number].after.fused
+        after = self._stages[number].after
         behind_s, started_s = after.seconds, time.perf_counter()
         yield
         passed_s = time.perf_counter() - started_s
