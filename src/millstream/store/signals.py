@@ -176,6 +176,9 @@ class Waiter:
         self._descriptor = descriptor
         self._clock = clock
         self._interrupted = False
+        # Another thread may wake it while it is closed, and the descriptor is soon that of another file. Reentrant: a
+        # signal may come in between.
+        self._closing = threading.RLock()
 
     def arm(self) -> None:
         """Ask to be woken by any commit from now on. Raises StoreClosed."""
@@ -226,17 +229,19 @@ class Waiter:
     def interrupt(self) -> None:
         """Wake this waiter now and let every later wait return at once. Any thread."""
         self._interrupted = True
-        if _HAS_FIFO and self._descriptor >= 0:
-            with contextlib.suppress(BlockingIOError):
-                os.write(self._descriptor, b"\x00")
+        self._poke()
 
     def nudge(self) -> None:
         """Wake this waiter once, as a commit on its channels does. Any thread; also before it sleeps, once armed."""
         with contextlib.suppress(ValueError):  # The store is closed: nobody sleeps for long.
             self._map[_ARMED + self._slot] = 0
-        if _HAS_FIFO and self._descriptor >= 0:
-            with contextlib.suppress(BlockingIOError):  # Full of wake-ups already.
-                os.write(self._descriptor, b"\x00")
+        self._poke()
+
+    def _poke(self) -> None:
+        with self._closing:
+            if _HAS_FIFO and self._descriptor >= 0:
+                with contextlib.suppress(BlockingIOError):  # Full of wake-ups already.
+                    os.write(self._descriptor, b"\x00")
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable on a wake-up, for event loops."""
@@ -244,11 +249,12 @@ class Waiter:
 
     def close(self) -> None:
         """Give the slot back."""
-        if self._descriptor >= 0:
-            with contextlib.suppress(ValueError):
-                self._map[_ARMED + self._slot] = 0
-            os.close(self._descriptor)
-            self._descriptor = -1
+        with self._closing:
+            if self._descriptor >= 0:
+                with contextlib.suppress(ValueError):
+                    self._map[_ARMED + self._slot] = 0
+                descriptor, self._descriptor = self._descriptor, -1
+                os.close(descriptor)
 
     def __enter__(self) -> Waiter:
         """Return itself."""

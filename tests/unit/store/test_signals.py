@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -70,6 +71,31 @@ def test_an_interruption_lasts(signals: Signals):
         assert sleeping.result(SOON_S)
         assert waiter.wait()
         assert waiter.wait()
+
+
+def test_a_waiter_is_not_closed_while_another_thread_wakes_it(
+    signals: Signals, monkeypatch: pytest.MonkeyPatch
+):
+    # Its descriptor would be closed by then, or be that of another file.
+    waiter, closed, write = signals.waiter("a"), threading.Event(), os.write
+
+    def close() -> None:
+        waiter.close()
+        closed.set()
+
+    with ThreadPoolExecutor(1) as other:
+
+        def write_while_it_closes(descriptor: int, data: bytes) -> int:
+            other.submit(close)
+            assert not closed.wait(0.1)
+            return write(descriptor, data)
+
+        monkeypatch.setattr(os, "write", write_while_it_closes)
+        waiter.interrupt()
+        monkeypatch.undo()
+        assert closed.wait(SOON_S)
+        waiter.interrupt()
+        waiter.nudge()
 
 
 def test_a_sleep_ends_by_itself_after_a_while(signals: Signals):
