@@ -214,22 +214,24 @@ def test_a_key_was_heard_when_its_last_event_came_though_others_go_after_it():
 
 
 def test_the_oldest_gap_is_known_where_the_first_one_of_a_key_was_filled():
-    #    a lacks 1 and 3, since 0 s and 1 s; b lacks 1, since 2 s. Then 1 of a comes: the oldest gap is that of 3
-    rows = frame(2)
-    size = rows.estimated_size()
-    machine = sequencer(max_bytes=2 * size, gap="hold")
-    machine.feed(
-        pl.concat([frame(2, key="x"), frame(2, key="y"), frame(2, key="z")])
-    )  # x is closed
-    machine.feed(frame(1, key="y", after_s=1))
-    machine.feed(frame(1, key="z", after_s=1))
-    machine.feed(pl.concat([frame(2, key="a", after_s=2), frame(4, key="a", after_s=3)]))
-    machine.feed(frame(1, key="a", after_s=4))
-    machine.feed(frame(2, key="b", after_s=5))
-    out = machine.feed(frame(2, key="c", after_s=6))
-    assert [(gap.key, gap.first, gap.last, gap.reason) for gap in out.gaps] == [
-        ("a", 3, 3, "overflow")
-    ]
+    """There is room for six rows. Of key a, 1 and 3 are missing; 1 comes, and 3 is missing since its eighth second."""
+    machine = sequencer(max_bytes=6 * frame(2).estimated_size(), gap="hold")
+    closed: list[Any] = []
+
+    def take(key: str, n: int, second: float) -> None:
+        out = machine.feed(frame(n, key=key, after_s=second))
+        closed.extend((gap.key, gap.first) for gap in out.gaps)
+
+    for second, key in enumerate("pqrstuv"):
+        take(key, 2, second)
+    take("a", 2, 7)
+    take("a", 4, 8)
+    assert closed == [("p", 1), ("q", 1), ("r", 1)]
+    take("v", 1, 9)
+    take("a", 1, 10)
+    for second, key in enumerate("bcdefg", start=11):
+        take(key, 2, second)
+    assert closed[3:] == [("s", 1), ("t", 1), ("u", 1), ("a", 3)]
 
 
 @pytest.mark.parametrize(
