@@ -417,16 +417,23 @@ def sequence_frames(
     key: str,
     seq: str,
     time: str | None = None,
+    kept: bytes | None = None,
+    now_us: int | None = None,
     resend: Callable[[Sequence[Request]], object] | None = None,
 ) -> FrameSequencer:
     """Return a sequencer that takes Polars frames and gives them in order: the same outcome, at the speed of columns.
 
-    ``key``, ``seq`` and ``time`` are names of columns. Raises PlanError as ``Sequencer`` does. The first one of a
-    process imports Polars.
+    ``key``, ``seq`` and ``time`` are names of columns. With ``kept``, what its ``dump`` gave, it goes on from there, as
+    ``Sequencer.load`` does. Raises PlanError, and PayloadError for other bytes. The first one of a process imports
+    Polars.
     """
     from millstream.flows.sequence_frames import FrameSequencer
 
-    return FrameSequencer(options, key=key, seq=seq, time=time, resend=resend)
+    if kept is None:
+        return FrameSequencer(options, key=key, seq=seq, time=time, resend=resend)
+    return FrameSequencer.load(
+        kept, options, key=key, seq=seq, time=time, now_us=now_us, resend=resend
+    )
 
 
 def _is_first(entry: tuple[int, int, KeyedSequence]) -> bool:

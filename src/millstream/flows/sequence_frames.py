@@ -19,7 +19,7 @@ import io
 from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from typing import Any, Final
 
 import numpy as np
 import polars as pl
@@ -45,7 +45,7 @@ from millstream.flows.sequence_output import (
     Sequenced,
 )
 from millstream.primitives.codec import decode, encode
-from millstream.primitives.errors import SchemaError
+from millstream.primitives.errors import PayloadError, SchemaError
 
 Resend = Callable[[Sequence[Request]], object]
 
@@ -177,7 +177,7 @@ class FrameSequencer:
 
         After another version of Polars nobody knows whether duplicates of before say the same.
         """
-        machine, next_row, pool_rows, rows = decode(data)
+        machine, next_row, pool_rows, rows = _parts(data)
         found = cls(options, key=key, seq=seq, time=time, resend=resend)
         found._machine = _RowSequencer.load(machine, options, now_us=now_us, resend=resend)
         found._next_row = next_row
@@ -402,6 +402,18 @@ class FrameSequencer:
         numbers = np.sort(np.array(held, dtype=np.int64))
         self._pool, self._pool_rows = rows_of(numbers), numbers
         return given
+
+
+def _parts(data: bytes) -> list[Any]:
+    parts = decode(data)
+    if not isinstance(parts, list) or len(parts) != 4:
+        raise PayloadError(
+            "these bytes are no dump of a sequencer of frames",
+            where=_WHERE,
+            expected="what its dump() gave",
+            next_step="start a new one, or use Sequencer.load",
+        )
+    return parts
 
 
 def _payloads(events: list[Event]) -> Integers:

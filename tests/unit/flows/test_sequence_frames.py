@@ -11,7 +11,7 @@ import pytest
 
 import millstream as ms
 from millstream.flows.sequence_output import Gap
-from millstream.primitives.errors import PlanError, SchemaError, StepError
+from millstream.primitives.errors import PayloadError, PlanError, SchemaError, StepError
 from tests.refusals import refused
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -64,8 +64,24 @@ def test_late_rows_and_duplicates_come_with_what_they_say():
 def test_rows_that_wait_survive_a_stop_with_their_types():
     machine = sequencer(gap="hold")
     machine.feed(frame(1, 3))
-    again = type(machine).load(machine.dump(), machine.options, key="key", seq="seq", time="at")
+    again = ms.sequence_frames(
+        machine.options, key="key", seq="seq", time="at", kept=machine.dump()
+    )
     assert again.feed(frame(2)).ordered.equals(frame(2, 3))
+
+
+def test_a_stop_invents_no_losses_of_rows_either():
+    options = ms.SequenceOptions(start=1)
+    machine = ms.sequence_frames(options, key="key", seq="seq")
+    machine.feed(frame(2), now_us=0)
+    again = ms.sequence_frames(options, key="key", seq="seq", kept=machine.dump(), now_us=10**12)
+    assert again.feed(frame(1), now_us=10**12 + 1_999_999).ordered.height == 2
+
+
+def test_bytes_of_something_else_are_refused():
+    for other in (ms.Sequencer().dump(), b"\x90"):
+        with refused(PayloadError, "no dump of a sequencer of frames"):
+            ms.sequence_frames(key="key", seq="seq", kept=other)
 
 
 def test_digests_of_another_version_of_polars_are_not_compared(monkeypatch: pytest.MonkeyPatch):
