@@ -7,15 +7,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
 import pytest
 
 import millstream as ms
 from millstream.engines.local import flow_fitting
+from millstream.engines.local.flow_fitting import Fitting
+from millstream.engines.local.flow_learning import training
+from millstream.engines.local.flow_tally import Counter
 from millstream.flows import aggregate as agg
 from millstream.flows.expression import col
 from millstream.flows.flow import Flow
-from millstream.flows.learning import Model
+from millstream.flows.learning import Fit, Model
 from millstream.primitives.errors import StepError
 from millstream.testing.flows_suite import LocalWorld
 from tests.refusals import refused
@@ -139,6 +143,34 @@ def test_no_rows_are_learned_from_nothing(world: LocalWorld) -> None:
     assert flow.collect().num_rows == 0
     assert flow.agg(rows=agg.count()).collect()["rows"].to_pylist() == [0]
     assert world.flows.engines.models.all()[0].rows == 0
+
+
+class Interrupted(Order):
+    """Is stopped, as by Ctrl-C, long after the rows that a limit wants."""
+
+    def partial_fit(self, matrix: Any, targets: Any) -> None:
+        if 900 in targets:
+            raise KeyboardInterrupt
+        super().partial_fit(matrix, targets)
+
+
+def test_a_training_that_is_interrupted_is_not_taken_for_finished(world: LocalWorld) -> None:
+    """Nobody may wait for the thread in which it is interrupted: the end of the output has to know."""
+    model = Model("order", Interrupted(), ["x"], "n", chunk_rows=100)
+    flow = world.read("events").fit(model)
+    rows = pl.DataFrame({"x": [1.0] * ROWS, "n": range(ROWS)})
+    with training(world.store, flow.plan, "flow", commits_often=False) as trainers:
+        [step] = flow.plan.steps
+        assert isinstance(step, Fit)
+        fitting = Fitting(trainers.of(step), rows.lazy(), flow.plan.schema, Counter())
+        with pytest.raises(BaseException):  # noqa: B017, PT011 - Polars may make another one of it
+            fitting.frame().collect(engine="streaming")
+        with pytest.raises(KeyboardInterrupt):
+            fitting.finish()
+    with pytest.raises(BaseException):  # noqa: B017, PT011
+        flow.limit(3).write("out").run()
+    assert world.flows.engines.models.all()[0].rows == 0
+    assert world.events("out") == []
 
 
 @pytest.mark.parametrize("memory", [None, "16MiB"])

@@ -44,7 +44,7 @@ class Fitting:
         self._rest = self._learned()
         self._is_taken = False
         self._lock = threading.Lock()
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
         """What was raised: Polars raises a copy without its facts, or nothing if nobody waits."""
 
     def frame(self) -> pl.LazyFrame:
@@ -85,7 +85,7 @@ class Fitting:
                 with self._counter.spending():
                     rows = fitted(self._trainer, piece)
                 yield rows
-        except Exception as error:
+        except BaseException as error:
             self.error = error
             raise
 
