@@ -290,7 +290,7 @@ class FlowFigures:
             return "  waiting      not known: files and tables of a lake do not say"
         full = f"{self.full:,} of {self.batches:,} micro-batches were full ({self.batch_events:,} events)"
         keeps = "it is behind" if self.behind else "it keeps up"
-        return f"  waiting        {self.waiting:,} events: {keeps}; {full}"
+        return f"  waiting      {self.waiting:,} events: {keeps}; {full}"
 
     def _watermark_text(self) -> list[str]:
         lag_us = self.watermark_lag_us
