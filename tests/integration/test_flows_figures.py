@@ -195,6 +195,13 @@ def test_a_stream_is_looked_at_while_it_runs(
     assert "the oldest events are in topic 'clicks', partition 1" in str(after)
     flow.stream(until="now")
     assert (flow.figures().waiting, flow.figures().behind) == (0, False)
+    told = str(flow.figures()).splitlines()
+    assert (
+        told[3]
+        == "  waiting      0 events: it keeps up; 0 of 1 micro-batches were full (100,000 events)"
+    )
+    # What is told stands below each other, behind its name.
+    assert all(line[:2] == "  " and line[14] == " " != line[15] for line in told[1:5])
 
 
 def test_the_load_says_where_the_time_went(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 
 import click
 import msgspec
 
 from millstream.cli.flow_session import opened_flow
+from millstream.cli.json_text import json_text
 from millstream.flows.figures import FlowFigures
 
 
@@ -23,7 +23,7 @@ def figures(flow: str, *, as_json: bool) -> None:
     """
     with opened_flow(flow) as found:
         told = found.figures()
-    click.echo(json.dumps(_facts(told), indent=2) if as_json else str(told))
+    click.echo(json_text(_facts(told)) if as_json else str(told))
 
 
 def _facts(told: FlowFigures) -> object:
